@@ -1,0 +1,161 @@
+// A queue pair as the controller sees it, and the narrow interface between the NVMe layer and a transport.
+//
+// The transport owns the connection, receives capsules into command slots and moves data; the queue pair decides what
+// a command means. One queue pair per connection, one reactor thread for all of a controller.
+//
+//   transport                                        queue pair
+//   slot = take_slot(), fill record.sqe        →     Admission admit(command): direction, length, or a status
+//   brings the data to the controller          →     execute(command)
+//   respond(command): data and completion      ←     complete(command, status)
+//   on_sent(command): slot is free again       →     release(command)
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/limits.h"
+#include "nvme/command.h"
+#include "reactor/buffer_pool.h"
+#include "reactor/reactor.h"
+#include "wire/nvme.h"
+
+namespace nvme {
+
+class Controller;
+class Target;
+
+// What the connection is and was told; lies in the arena beside the connection's own record.
+struct QueueRecord {
+    std::uint32_t controller;        // slot of the controller + 1; 0: not connected yet
+    std::uint16_t qid;
+    std::uint16_t entries;           // size of the submission queue (SQSIZE + 1); before Connect: admin_queue_entries_min
+    std::uint8_t flow_control_off;   // CATTR bit 2: SQHD is not reported, C2HData may carry SUCCESS
+    std::uint8_t connect_done;       // the Connect response is or will be queued
+    std::uint8_t reserved[6];
+};
+static_assert(sizeof(QueueRecord) == 16);
+
+// Properties of a transport that commands depend on.
+struct TransportTraits {
+    std::uint32_t in_capsule_bytes_io = limits::in_capsule_bytes_io_default;
+    std::uint32_t in_capsule_bytes_admin = limits::in_capsule_bytes_admin;
+};
+
+// Where a connection comes from and goes to, for admission, discovery and people.
+struct Endpoint {
+    std::string transport;           // "tcp", "loop"
+    std::string address_family;      // "ipv4", "ipv6"
+    std::string local_address, local_service;
+    std::string peer_address, peer_service;
+    bool discovery_only = false;     // accepted by a listener that serves discovery alone
+};
+
+// The transport's side. All calls on the reactor's thread.
+class Connection {
+public:
+    virtual ~Connection() = default;
+    // The record is `done`: queue data (direction to_host and status success: data_length bytes) and the response.
+    virtual void respond(Command& command) = 0;
+    // Ends the connection as soon as what is queued was sent (`drain`) or at once. Never re-entrant: the queue pair
+    // hears of it later by QueuePair::disconnected.
+    virtual void disconnect(bool drain, const char* reason) = 0;
+    virtual const Endpoint& endpoint() const = 0;
+    virtual const TransportTraits& traits() const = 0;
+    // The queue's size is known (Connect was accepted).
+    virtual void queue_sized(std::uint16_t entries) = 0;
+    virtual std::uint32_t connection_slot() const = 0;
+};
+
+struct Admission {
+    wire::Status status{};                 // success, or why the command ends here (its in-capsule data is skipped)
+    bool dnr = true;
+    DataDirection direction = DataDirection::none;
+    bool in_capsule = false;               // the data lies in the capsule at the SGL's offset
+    std::uint32_t in_capsule_offset = 0;
+    std::uint32_t length = 0;              // bytes of the transfer
+};
+
+class QueuePair {
+public:
+    QueuePair(Target& target, Connection& connection, reactor::Reactor& reactor, reactor::BufferPool& buffers,
+              QueueRecord& record, std::span<CommandRecord> command_records);
+    ~QueuePair();
+    QueuePair(const QueuePair&) = delete;
+    QueuePair& operator=(const QueuePair&) = delete;
+
+    // --- for the transport ---------------------------------------------------------------------------------
+
+    // A free slot, or null: the host has more commands outstanding than the queue has entries (its fault).
+    Command* take_slot();
+    // Judges the command from its SQE alone; stores nothing. `capsule_data_bytes`: data bytes that the PDU carries.
+    Admission admit(Command& command, std::uint32_t capsule_data_bytes);
+    // The record is `ready`. May complete at once.
+    void execute(Command& command);
+    // A command that ends before execution (rejected at admission, data transfer error).
+    void fail(Command& command, wire::Status status, bool dnr);
+    // The response left: the slot and its buffer are free again.
+    void release(Command& command);
+    // The next value of SQHD: one more entry was consumed.
+    std::uint16_t sq_head_after(std::uint64_t capsules) const {
+        return static_cast<std::uint16_t>(capsules % record_.entries);
+    }
+    // The connection is gone: aborts what is executing; `when_idle` is called once nothing refers to the connection,
+    // its slots and its buffers any more (device I/O may take a while).
+    void disconnected(std::function<void()> when_idle);
+
+    // Takes over the slots that a predecessor left (restart): every record in `live`, in the order of the stream,
+    // is bound to its private part and its buffer is reserved. The transport then executes, answers or goes on
+    // receiving each.
+    bool adopt(std::span<const std::uint16_t> live);
+
+    // --- for the controller --------------------------------------------------------------------------------
+
+    // Stores the final status and result, then `done`, then lets the transport respond. For commands that were
+    // handed out by execute().
+    void complete(Command& command, wire::Status status, bool dnr = false);
+    void complete_ok(Command& command) { complete(command, wire::status::success); }
+
+    // A buffer of `bytes` for data to the host; false: none now, the command waits and is executed again.
+    bool allocate_data(Command& command, std::uint32_t bytes);
+
+    Target& target() { return target_; }
+    Controller* controller() { return controller_; }
+    void bind(Controller& controller, std::uint16_t qid, std::uint16_t entries, bool flow_control_off);
+    void unbind();  // the controller goes away
+    std::uint16_t qid() const { return record_.qid; }
+    std::uint16_t entries() const { return record_.entries; }
+    bool flow_control_off() const { return record_.flow_control_off != 0; }
+    bool connected() const { return record_.controller != 0; }
+    Connection& connection() { return connection_; }
+    QueueRecord& record() { return record_; }
+    reactor::Reactor& reactor() { return reactor_; }
+    reactor::BufferPool& buffers() { return buffers_; }
+
+    // The commands that are executing or waiting, for Abort, reset and status.
+    Command* find(std::uint16_t cid);
+    std::span<Command> commands() { return commands_; }
+    // Aborts all that is executing, as controller reset and disconnect want it.
+    void abort_all();
+
+private:
+    friend struct Command;
+    void grow_to(std::uint16_t entries);
+    void finish_if_idle();
+
+    Target& target_;
+    Connection& connection_;
+    reactor::Reactor& reactor_;
+    reactor::BufferPool& buffers_;
+    QueueRecord& record_;
+    std::span<CommandRecord> records_;
+    std::vector<Command> commands_;      // as many as records_; never resized after construction
+    std::vector<std::uint16_t> free_slots_;
+    Controller* controller_ = nullptr;
+    Command* fused_first_ = nullptr;     // a first half that waits for its second
+    bool disconnected_ = false;
+    std::function<void()> when_idle_;
+};
+
+}  // namespace nvme

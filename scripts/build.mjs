@@ -1,25 +1,22 @@
-// Builds everything: npm's `install` script, also `npm run build`. Four steps, one line each, each skipped or
-// fast when nothing changed: system packages, native code (node-gyp), TypeScript, the `keel` command.
+// Builds everything: npm's `install` script, also `npm run build`. Three steps, one line each, each skipped or
+// fast when nothing changed: system packages, native code (node-gyp), TypeScript.
 // Options: --only=native | --only=ts, --tests (adds the native test program and the compiled tests).
 
-import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import {
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { filesBelow, languageFlags, root, sources } from "./sources.mjs";
 import { exitOnStepFailure, runLogged, StepFailed, step } from "./step.mjs";
-import { buildPackages, findBinary, installCommand, installPackages, mayInstall, missing } from "./system.mjs";
+import {
+  buildPackages,
+  findBinary,
+  installCommand,
+  installPackages,
+  mayInstall,
+  missing,
+} from "./system.mjs";
 
 const only = process.argv.find((a) => a.startsWith("--only="))?.slice("--only=".length) ?? null;
 const withTests = process.argv.includes("--tests");
@@ -49,11 +46,13 @@ function nodeGyp() {
   const npm = findBinary("npm");
   const candidates = [
     process.env.npm_config_node_gyp,
-    process.env.npm_execpath && join(dirname(process.env.npm_execpath), "../node_modules/node-gyp/bin/node-gyp.js"),
+    process.env.npm_execpath &&
+      join(dirname(process.env.npm_execpath), "../node_modules/node-gyp/bin/node-gyp.js"),
     npm && join(dirname(realpathSync(npm)), "../node_modules/node-gyp/bin/node-gyp.js"),
   ];
   const found = candidates.find((path) => path && existsSync(path));
-  if (!found) throw new StepFailed("node-gyp was not found beside npm; remedy: install npm, then npm install");
+  if (!found)
+    throw new StepFailed("node-gyp was not found beside npm; remedy: install npm, then npm install");
   return found;
 }
 
@@ -98,7 +97,13 @@ function native() {
       writeFileSync(stamp, fingerprint);
     }
     const jobs = process.env.JOBS ?? String(availableParallelism());
-    runLogged("native.log", "make", ["-C", "build", "BUILDTYPE=Release", "--no-print-directory", `-j${jobs}`]);
+    runLogged("native.log", "make", [
+      "-C",
+      "build",
+      "BUILDTYPE=Release",
+      "--no-print-directory",
+      `-j${jobs}`,
+    ]);
   });
 }
 
@@ -117,15 +122,6 @@ function typescript() {
   step("TypeScript: compiling", () => runLogged("tsc.log", process.execPath, [compiler, "-b", project]));
 }
 
-/** npx looks here first: without this link it would fetch the project into its cache to find the command. */
-function linkCommand() {
-  const link = join(root, "node_modules/.bin/keel");
-  if (!existsSync(dirname(dirname(link))) || existsSync(link)) return;
-  mkdirSync(dirname(link), { recursive: true });
-  rmSync(link, { force: true });
-  symlinkSync("../../bin/keel.mjs", link);
-}
-
 exitOnStepFailure(() => {
   if (only !== "ts") {
     systemPackages();
@@ -133,5 +129,4 @@ exitOnStepFailure(() => {
     native();
   }
   if (only !== "native") typescript();
-  linkCommand();
 });

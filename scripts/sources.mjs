@@ -49,7 +49,8 @@ export function filesBelow(folder, suffix) {
 const isTest = (path) => path.endsWith("_test.cc");
 
 export const sources = {
-  engine: () => engineLayers.flatMap((layer) => filesBelow(`native/${layer}`, ".cc")).filter((p) => !isTest(p)),
+  engine: () =>
+    engineLayers.flatMap((layer) => filesBelow(`native/${layer}`, ".cc")).filter((p) => !isTest(p)),
   binding: () => filesBelow("native/binding", ".cc").filter((p) => !isTest(p)),
   keeper: () => filesBelow("native/keeper", ".cc").filter((p) => !isTest(p)),
   tools: () => filesBelow("native/tools", ".cc"),
@@ -59,6 +60,11 @@ export const sources = {
   /** Native tests that stand outside native/: test/sim/*_test.cc and the like. */
   suite: (name) => filesBelow(`test/${name}`, ".cc").filter(isTest),
   fuzz: () => filesBelow("test/fuzz", ".cc"),
+  /** All our C++, headers too: what clang-format looks after. */
+  everything: () =>
+    ["native", "test", "bench"].flatMap((folder) =>
+      [".cc", ".h"].flatMap((suffix) => filesBelow(folder, suffix)),
+    ),
 };
 
 export const testMain = "native/testing/main.cc";

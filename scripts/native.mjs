@@ -115,12 +115,14 @@ ${list
   .map(
     (p) => `${out}/${p.name}: ${p.files.map(object).join(" ")} ${out}/engine.a
 \t@mkdir -p $(@D)
-\t${flavour.compiler} $(FLAGS) ${p.link.join(" ")} -o $@ $(filter %.o,$^) ${out}/engine.a ${libraries.join(" ")}`,
+\t@echo "  LINK ${name} ${p.name}"
+\t@${flavour.compiler} $(FLAGS) ${p.link.join(" ")} -o $@ $(filter %.o,$^) ${out}/engine.a ${libraries.join(" ")}`,
   )
   .join("\n")}
 ${out}/obj/%.o: %.cc ${out}/flags
 \t@mkdir -p $(@D)
-\t${flavour.compiler} $(FLAGS) -MMD -MP -c -o $@ $<
+\t@echo "  CXX ${name} $<"
+\t@${flavour.compiler} $(FLAGS) -MMD -MP -c -o $@ $<
 -include ${objects.map((path) => path.replace(/\.o$/, ".d")).join(" ")}
 `;
 }

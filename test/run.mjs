@@ -11,6 +11,9 @@ import { filesBelow, root, sources } from "../scripts/sources.mjs";
 
 const ladder = ["check", "unit", "fuzz", "protocol", "guest", "crash", "sim"];
 
+/** Run by name only: `npm run test:threads` compiles everything once more. */
+const besides = ["threads"];
+
 /** Suites whose tests need the machine for themselves: one file at a time. */
 const exclusive = new Set(["guest", "crash"]);
 
@@ -19,7 +22,8 @@ const zero = () => ({ passed: 0, failed: 0, skipped: 0 });
 /** Runs a program with its output passed through; resolves to its exit status and what it printed. */
 function run(command, args, { quiet = false } = {}) {
   return new Promise((resolve) => {
-    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    const env = { UBSAN_OPTIONS: "print_stacktrace=1", ...process.env };
+    const child = spawn(command, args, { cwd: root, env, stdio: ["ignore", "pipe", "pipe"] });
     let output = "";
     for (const [stream, sink] of [
       [child.stdout, process.stdout],
@@ -52,13 +56,13 @@ async function doctest(program, filter) {
   return counted(await run(program, chosen), doctestSummary);
 }
 
-async function sanitized(program, filter) {
-  const built = await run("make", makeArguments("asan", [program]), { quiet: true });
+async function sanitized(program, filter, flavour = "asan") {
+  const built = await run("make", makeArguments(flavour, [program]), { quiet: true });
   if (built.status !== 0) {
     console.log(built.output.split("\n").slice(-40).join("\n"));
     return { ...zero(), failed: 1 };
   }
-  return doctest(join("build/asan", program), filter);
+  return doctest(join("build", flavour, program), filter);
 }
 
 /** The compiled tests of a suite; a filter is a part of a file's path or else of a test's name. */
@@ -109,6 +113,8 @@ function programsOf(suite, filter) {
   }
   if (suite === "fuzz")
     return fuzzTargets().length > 0 ? [["fuzz, corpus replayed", () => fuzzReplay(filter)]] : [];
+  if (suite === "threads")
+    return [["unit, C++ with thread sanitizer", () => sanitized("native_tests", filter, "tsan")]];
   const programs = [];
   if (suite === "unit" && sources.tests().length > 0) {
     programs.push(["unit, C++", () => doctest("build/Release/native_tests", filter)]);
@@ -139,8 +145,8 @@ function printTable(rows) {
 
 async function main() {
   const [name = null, ...words] = process.argv.slice(2);
-  if (name !== null && !ladder.includes(name)) {
-    console.error(`no suite "${name}"; there are: ${ladder.join(", ")}`);
+  if (name !== null && ![...ladder, ...besides].includes(name)) {
+    console.error(`no suite "${name}"; there are: ${[...ladder, ...besides].join(", ")}`);
     return 2;
   }
   const suites = name === null ? ladder : [name];

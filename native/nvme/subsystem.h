@@ -1,0 +1,106 @@
+// An NVM subsystem (or the discovery subsystem): its identity, its namespaces, who may connect, and the
+// controllers that hosts have created in it.
+//
+// Namespaces come and go while hosts are connected; every change is told to all controllers, which inform
+// their hosts (changed namespace list, asynchronous event). Controller ids are unique here and handed out in
+// a circle, so that one is not used again soon.
+//
+// NVM Express Base 2.0 §2.1, §3.1.1 (controllers), §3.2 (namespaces).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/limits.h"
+#include "base/result.h"
+#include "nvme/controller_record.h"
+#include "nvme/namespace.h"
+
+namespace nvme {
+
+class Controller;
+class Target;
+
+// Well-known NQN of the discovery subsystem [NVM Express Base 2.0 §4.5].
+inline constexpr const char* discovery_nqn = "nqn.2014-08.org.nvmexpress.discovery";
+
+struct SubsystemSpec {
+    std::string nqn;
+    std::string serial;              // 1 … 20 ASCII characters
+    std::string model = "Evenkeel";  // 1 … 40
+    std::string firmware = "1.0";    // 1 … 8
+    bool allow_any_host = false;
+    std::vector<std::string> hosts;  // NQNs; ignored if any host may connect
+    std::uint16_t cntlid_min = 1;
+    std::uint16_t cntlid_max = limits::cntlid_max;
+    std::uint32_t max_namespaces = limits::namespaces_per_subsystem_max;  // highest NSID, too: NN and MNAN
+    std::array<std::uint8_t, 3> ieee_oui{};  // as in Identify: least significant byte first
+};
+
+enum class AnaState : std::uint8_t {
+    optimized = 1,
+    non_optimized = 2,
+    inaccessible = 3,
+    persistent_loss = 4,
+    change = 15,
+};
+
+inline constexpr std::uint32_t ana_group = 1;  // all namespaces are in the one group
+
+class Subsystem {
+  public:
+    Subsystem(Target& target, const SubsystemSpec& spec, SubsystemRecord& record, bool discovery);
+    ~Subsystem();
+    Subsystem(const Subsystem&) = delete;
+    Subsystem& operator=(const Subsystem&) = delete;
+
+    Target& target() { return target_; }
+    const SubsystemSpec& spec() const { return spec_; }
+    const std::string& nqn() const { return spec_.nqn; }
+    SubsystemRecord& record() { return record_; }
+    bool is_discovery() const { return discovery_; }
+    bool removing() const { return removing_; }
+    bool allows(const std::string& host_nqn) const;
+
+    // Active namespaces in the order of their NSID. One that is being removed is not among them.
+    Namespace* find_namespace(std::uint32_t nsid) const;
+    const std::map<std::uint32_t, std::unique_ptr<Namespace>>& namespaces() const { return namespaces_; }
+    std::uint64_t namespace_digest() const;
+
+    AnaState ana_state() const;
+    std::uint64_t ana_change_count() const { return record_.ana_change_count; }
+
+    const std::vector<Controller*>& controllers() const { return controllers_; }
+    Controller* find_controller(std::uint16_t cntlid) const;
+
+    // Called by a Namespace when its device changed size or writability.
+    void namespace_changed(std::uint32_t nsid);
+    void write_protection_changed(Namespace& changed);
+
+  private:
+    friend class Target;
+    friend class Controller;
+    // 0 if all ids of the range are in use.
+    std::uint16_t allocate_cntlid();
+    void add(std::unique_ptr<Namespace> added);
+    void remove(std::uint32_t nsid, std::function<void()> done);
+    void set_ana_state(AnaState state);
+    void tell_controllers_of(std::uint32_t nsid);
+
+    Target& target_;
+    SubsystemSpec spec_;
+    SubsystemRecord& record_;
+    bool discovery_;
+    bool removing_ = false;
+    std::map<std::uint32_t, std::unique_ptr<Namespace>> namespaces_;
+    std::vector<std::unique_ptr<Namespace>> leaving_;  // removed, but commands still use them
+    std::vector<Controller*> controllers_;
+    std::vector<std::function<void()>> when_empty_;  // removal waits for controllers and namespaces
+};
+
+}  // namespace nvme

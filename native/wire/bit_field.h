@@ -12,7 +12,8 @@ struct BitField {
 
     static constexpr unsigned shift = Shift;
     static constexpr unsigned width = Width;
-    static constexpr Word value_max = static_cast<Word>(static_cast<Word>(~Word{0}) >> (sizeof(Word) * 8 - Width));
+    static constexpr Word value_max =
+        static_cast<Word>(static_cast<Word>(~Word{0}) >> (sizeof(Word) * 8 - Width));
     static constexpr Word mask = static_cast<Word>(value_max << Shift);
 
     static constexpr Word get(Word word) { return static_cast<Word>((word >> Shift) & value_max); }

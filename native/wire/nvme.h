@@ -1,9 +1,10 @@
 // Submission and completion queue entries, opcodes and identifiers shared by all transports.
 //
-// Structures here are exactly the bytes on the wire (alignment 1, little-endian fields): memory received from a peer
-// may be viewed as one of them, and none of their fields has been checked.
+// Structures here are exactly the bytes on the wire (alignment 1, little-endian fields): memory received from
+// a peer may be viewed as one of them, and none of their fields has been checked.
 //
-// NVM Express Base 2.0 §3.3.3 (queue entries), §4.1.2 (SGL), §5 (admin), §6 (Fabrics); NVM Command Set 1.0 §3.
+// NVM Express Base 2.0 §3.3.3 (queue entries), §4.1.2 (SGL), §5 (admin), §6 (Fabrics); NVM Command Set 1.0
+// §3.
 #pragma once
 
 #include <cstddef>
@@ -43,7 +44,8 @@ enum class SglSubtype : std::uint8_t {
 
 // The two SGL Identifiers that NVMe/TCP allows in a command.
 inline constexpr std::uint8_t sgl_in_capsule = 0x01;  // data block with offset: the data is in the capsule
-inline constexpr std::uint8_t sgl_transport = 0x5A;   // transport data block: the data comes or goes in data PDUs
+inline constexpr std::uint8_t sgl_transport =
+    0x5A;  // transport data block: the data comes or goes in data PDUs
 
 struct Sgl {
     le64 address;  // for sgl_in_capsule the offset from ICDOFF, for sgl_transport 0
@@ -57,7 +59,12 @@ struct Sgl {
 static_assert(sizeof(Sgl) == 16 && offsetof(Sgl, length) == 8 && offsetof(Sgl, identifier) == 15);
 
 enum class Fuse : std::uint8_t { normal = 0, first = 1, second = 2, reserved = 3 };
-enum class Psdt : std::uint8_t { prp = 0, sgl_contiguous_metadata = 1, sgl_metadata_segment = 2, reserved = 3 };
+enum class Psdt : std::uint8_t {
+    prp = 0,
+    sgl_contiguous_metadata = 1,
+    sgl_metadata_segment = 2,
+    reserved = 3
+};
 
 // Submission Queue Entry, common command format.
 struct Sqe {
@@ -80,11 +87,13 @@ struct Sqe {
     constexpr Psdt psdt() const { return static_cast<Psdt>(flags >> 6); }
     constexpr std::uint8_t fctype() const { return static_cast<std::uint8_t>(nsid.value() & 0xFF); }
 };
-static_assert(sizeof(Sqe) == 64 && alignof(Sqe) == 1 && offsetof(Sqe, nsid) == 4 && offsetof(Sqe, mptr) == 16);
+static_assert(sizeof(Sqe) == 64 && alignof(Sqe) == 1 && offsetof(Sqe, nsid) == 4 &&
+              offsetof(Sqe, mptr) == 16);
 static_assert(offsetof(Sqe, dptr) == 24 && offsetof(Sqe, cdw10) == 40 && offsetof(Sqe, cdw15) == 60);
 
 constexpr std::uint8_t sqe_flags(Fuse fuse, Psdt psdt) {
-    return static_cast<std::uint8_t>(static_cast<std::uint8_t>(fuse) | (static_cast<std::uint8_t>(psdt) << 6));
+    return static_cast<std::uint8_t>(static_cast<std::uint8_t>(fuse) |
+                                     (static_cast<std::uint8_t>(psdt) << 6));
 }
 
 // Completion Queue Entry.
@@ -102,13 +111,16 @@ struct Cqe {
         dw1 = static_cast<std::uint32_t>(value >> 32);
     }
 };
-static_assert(sizeof(Cqe) == 16 && alignof(Cqe) == 1 && offsetof(Cqe, sqhd) == 8 && offsetof(Cqe, status) == 14);
+static_assert(sizeof(Cqe) == 16 && alignof(Cqe) == 1 && offsetof(Cqe, sqhd) == 8 &&
+              offsetof(Cqe, status) == 14);
 
 // Bits 1:0 of every opcode: who transfers data.
 enum class DataDirection : std::uint8_t { none = 0, to_controller = 1, from_controller = 2, both = 3 };
 
 // Not for Fabrics commands, whose direction is in FCTYPE instead (the function takes either byte).
-constexpr DataDirection data_direction(std::uint8_t opcode) { return static_cast<DataDirection>(opcode & 0x3); }
+constexpr DataDirection data_direction(std::uint8_t opcode) {
+    return static_cast<DataDirection>(opcode & 0x3);
+}
 
 enum class AdminOpcode : std::uint8_t {
     delete_io_sq = 0x00,

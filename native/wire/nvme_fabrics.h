@@ -1,9 +1,11 @@
 // Fabrics commands and the discovery log page.
 //
 // Each command structure is a view of the same 64 bytes as Sqe. Text fields are fixed arrays, padded as the
-// standard says (NQNs with zeroes, discovery addresses with spaces); nothing received is known to be terminated.
+// standard says (NQNs with zeroes, discovery addresses with spaces); nothing received is known to be
+// terminated.
 //
-// NVM Express Base 2.0 §6.2 (Disconnect), §6.3 (Connect), §6.5 and §6.6 (properties), §5.16.1.23 (discovery log).
+// NVM Express Base 2.0 §6.2 (Disconnect), §6.3 (Connect), §6.5 and §6.6 (properties), §5.16.1.23 (discovery
+// log).
 #pragma once
 
 #include <cstddef>
@@ -127,7 +129,14 @@ const Command& view_as(const Sqe& sqe) {
 }
 
 enum class TransportType : std::uint8_t { rdma = 1, fibre_channel = 2, tcp = 3, intra_host = 254 };
-enum class AddressFamily : std::uint8_t { none = 0, ipv4 = 1, ipv6 = 2, infiniband = 3, fibre_channel = 4, intra_host = 254 };
+enum class AddressFamily : std::uint8_t {
+    none = 0,
+    ipv4 = 1,
+    ipv6 = 2,
+    infiniband = 3,
+    fibre_channel = 4,
+    intra_host = 254
+};
 
 enum class SubsystemType : std::uint8_t {
     discovery_referral = 1,  // another discovery service

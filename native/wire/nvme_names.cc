@@ -132,7 +132,8 @@ const char* name_of(LogPage page) {
         case LogPage::endurance_group_event_aggregate: return "Endurance Group Event Aggregate";
         case LogPage::media_unit_status: return "Media Unit Status";
         case LogPage::supported_capacity_configuration_list: return "Supported Capacity Configuration List";
-        case LogPage::feature_identifiers_supported_and_effects: return "Feature Identifiers Supported and Effects";
+        case LogPage::feature_identifiers_supported_and_effects:
+            return "Feature Identifiers Supported and Effects";
         case LogPage::nvme_mi_commands_supported_and_effects: return "NVMe-MI Commands Supported and Effects";
         case LogPage::command_and_feature_lockdown: return "Command and Feature Lockdown";
         case LogPage::boot_partition: return "Boot Partition";
@@ -193,10 +194,12 @@ const char* name_of(Cns cns) {
         case Cns::nvm_set_list: return "NVM Set List";
         case Cns::command_set_namespace: return "I/O Command Set Specific Identify Namespace";
         case Cns::command_set_controller: return "I/O Command Set Specific Identify Controller";
-        case Cns::command_set_active_namespace_list: return "I/O Command Set Specific Active Namespace ID List";
+        case Cns::command_set_active_namespace_list:
+            return "I/O Command Set Specific Active Namespace ID List";
         case Cns::command_set_independent_namespace: return "I/O Command Set Independent Identify Namespace";
         case Cns::namespace_format: return "Identify Namespace for Format";
-        case Cns::command_set_namespace_format: return "I/O Command Set Specific Identify Namespace for Format";
+        case Cns::command_set_namespace_format:
+            return "I/O Command Set Specific Identify Namespace for Format";
         case Cns::allocated_namespace_list: return "Allocated Namespace ID List";
         case Cns::allocated_namespace: return "Identify Allocated Namespace";
         case Cns::namespace_attached_controller_list: return "Namespace Attached Controller List";
@@ -209,7 +212,8 @@ const char* name_of(Cns cns) {
         case Cns::endurance_group_list: return "Endurance Group List";
         case Cns::command_set_allocated_namespace_list:
             return "I/O Command Set Specific Allocated Namespace ID List";
-        case Cns::command_set_allocated_namespace: return "I/O Command Set Specific Identify Allocated Namespace";
+        case Cns::command_set_allocated_namespace:
+            return "I/O Command Set Specific Identify Allocated Namespace";
         case Cns::io_command_set_combinations: return "Identify I/O Command Set";
     }
     return nullptr;

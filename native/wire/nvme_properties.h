@@ -1,7 +1,7 @@
 // Controller properties: offsets and layouts.
 //
-// Over Fabrics they are read and written with Property Get and Property Set, never mapped; of the memory-based
-// ones only those of the message-based transport model exist.
+// Over Fabrics they are read and written with Property Get and Property Set, never mapped; of the
+// memory-based ones only those of the message-based transport model exist.
 //
 // NVM Express Base 2.0 §3.1.3 (properties), §3.1.4.1.
 #pragma once
@@ -41,9 +41,10 @@ inline constexpr Bit<std::uint64_t, 58> nsss;            // NVM Subsystem Shutdo
 inline constexpr Bit<std::uint64_t, 59> crwms;           // Controller Ready With Media Support
 inline constexpr Bit<std::uint64_t, 60> crims;           // Controller Ready Independent of Media Support
 
-inline constexpr std::uint64_t css_nvm = 1u << 0;           // values inside css: the NVM Command Set
-inline constexpr std::uint64_t css_io_command_sets = 1u << 6;  // one or more I/O command sets, chosen by CC.CSS 110b
-inline constexpr std::uint64_t css_admin_only = 1u << 7;    // no I/O command set
+inline constexpr std::uint64_t css_nvm = 1u << 0;  // values inside css: the NVM Command Set
+inline constexpr std::uint64_t css_io_command_sets =
+    1u << 6;  // one or more I/O command sets, chosen by CC.CSS 110b
+inline constexpr std::uint64_t css_admin_only = 1u << 7;  // no I/O command set
 }  // namespace cap
 
 // Version (VS).
@@ -62,10 +63,11 @@ inline constexpr BitField<std::uint32_t, 16, 4> iosqes;  // I/O Submission Queue
 inline constexpr BitField<std::uint32_t, 20, 4> iocqes;  // I/O Completion Queue Entry Size, 2^n
 inline constexpr Bit<std::uint32_t, 24> crime;           // Controller Ready Independent of Media Enable
 
-inline constexpr std::uint32_t css_nvm = 0;              // values of css
-inline constexpr std::uint32_t css_all_supported = 6;    // all supported I/O command sets, by I/O Command Set Profile
+inline constexpr std::uint32_t css_nvm = 0;  // values of css
+inline constexpr std::uint32_t css_all_supported =
+    6;  // all supported I/O command sets, by I/O Command Set Profile
 inline constexpr std::uint32_t css_admin_only = 7;
-inline constexpr std::uint32_t shn_none = 0;             // values of shn
+inline constexpr std::uint32_t shn_none = 0;  // values of shn
 inline constexpr std::uint32_t shn_normal = 1;
 inline constexpr std::uint32_t shn_abrupt = 2;
 }  // namespace cc

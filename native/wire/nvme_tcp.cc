@@ -13,26 +13,26 @@ namespace {
 struct TypeRule {
     std::uint8_t header_bytes;
     Receiver receiver;
-    bool carries_data;    // the PDO field means something
-    bool header_digest;   // HDGST follows the header where the connection uses it
-    bool before_icresp;   // allowed before the connection is initialized
-    bool after_icresp;    // allowed afterwards
+    bool carries_data;   // the PDO field means something
+    bool header_digest;  // HDGST follows the header where the connection uses it
+    bool before_icresp;  // allowed before the connection is initialized
+    bool after_icresp;   // allowed afterwards
 };
 
 constexpr Receiver to_controller = Receiver::controller;
 constexpr Receiver to_host = Receiver::host;
 
 constexpr TypeRule type_rules[] = {
-    {sizeof(IcReq), to_controller, false, false, true, false},       // 00h ICReq
-    {sizeof(IcResp), to_host, false, false, true, false},            // 01h ICResp
-    {sizeof(TermReq), to_controller, false, false, true, true},      // 02h H2CTermReq
-    {sizeof(TermReq), to_host, false, false, true, true},            // 03h C2HTermReq
-    {sizeof(CapsuleCmd), to_controller, true, true, false, true},    // 04h CapsuleCmd
-    {sizeof(CapsuleResp), to_host, false, true, false, true},        // 05h CapsuleResp
-    {sizeof(H2cData), to_controller, true, true, false, true},       // 06h H2CData
-    {sizeof(C2hData), to_host, true, true, false, true},             // 07h C2HData
-    {0, to_controller, false, false, false, false},                  // 08h
-    {sizeof(R2t), to_host, false, true, false, true},                // 09h R2T
+    {sizeof(IcReq), to_controller, false, false, true, false},     // 00h ICReq
+    {sizeof(IcResp), to_host, false, false, true, false},          // 01h ICResp
+    {sizeof(TermReq), to_controller, false, false, true, true},    // 02h H2CTermReq
+    {sizeof(TermReq), to_host, false, false, true, true},          // 03h C2HTermReq
+    {sizeof(CapsuleCmd), to_controller, true, true, false, true},  // 04h CapsuleCmd
+    {sizeof(CapsuleResp), to_host, false, true, false, true},      // 05h CapsuleResp
+    {sizeof(H2cData), to_controller, true, true, false, true},     // 06h H2CData
+    {sizeof(C2hData), to_host, true, true, false, true},           // 07h C2HData
+    {0, to_controller, false, false, false, false},                // 08h
+    {sizeof(R2t), to_host, false, true, false, true},              // 09h R2T
 };
 
 const TypeRule* rule_of(std::uint8_t type) {
@@ -42,19 +42,24 @@ const TypeRule* rule_of(std::uint8_t type) {
     return &type_rules[type];
 }
 
-constexpr bool is_term_req(PduType type) { return type == PduType::h2c_term_req || type == PduType::c2h_term_req; }
+constexpr bool is_term_req(PduType type) {
+    return type == PduType::h2c_term_req || type == PduType::c2h_term_req;
+}
 
 PduCheck fault(FatalErrorStatus fes, std::size_t fei) {
     return PduCheck{PduVerdict::report, PduError{fes, static_cast<std::uint32_t>(fei)}, PduLayout{}};
 }
 
-PduCheck invalid_field(std::size_t offset) { return fault(FatalErrorStatus::invalid_pdu_header_field, offset); }
+PduCheck invalid_field(std::size_t offset) {
+    return fault(FatalErrorStatus::invalid_pdu_header_field, offset);
+}
 
 PduError field_error(std::size_t offset) {
     return PduError{FatalErrorStatus::invalid_pdu_header_field, static_cast<std::uint32_t>(offset)};
 }
 
-// ICReq and ICResp share the place and meaning of PFV, the data alignment and DGST; reserved DGST bits are ignored.
+// ICReq and ICResp share the place and meaning of PFV, the data alignment and DGST; reserved DGST bits are
+// ignored.
 PduError check_initialize(std::uint16_t pfv, std::uint8_t pda) {
     if (pfv != pdu_format_version) {
         return PduError{FatalErrorStatus::unsupported_parameter, offsetof(IcReq, pfv)};
@@ -86,8 +91,9 @@ std::uint8_t header_length(std::uint8_t type) {
 PduLayout plan_pdu(PduType type, std::uint32_t data_bytes, Digests digests, std::uint8_t pda) {
     const TypeRule* rule = rule_of(static_cast<std::uint8_t>(type));
     EK_CHECK(rule != nullptr, "only PDU types are planned");
-    EK_CHECK(data_bytes == 0 || rule->carries_data || (is_term_req(type) && data_bytes <= term_req_data_bytes_max),
-             "data in a PDU that carries none");
+    EK_CHECK(
+        data_bytes == 0 || rule->carries_data || (is_term_req(type) && data_bytes <= term_req_data_bytes_max),
+        "data in a PDU that carries none");
     EK_CHECK(pda <= pdu_data_alignment_max, "the peer's alignment was checked in ICReq or ICResp");
 
     PduLayout layout;
@@ -118,7 +124,8 @@ CommonHeader make_header(const PduLayout& layout, std::uint8_t flags) {
     }
     header.hlen = layout.header_bytes;
     // The data of a termination request has no PDO: it directly follows the header.
-    header.pdo = layout.has_data() && !is_term_req(layout.type) ? static_cast<std::uint8_t>(layout.data_offset) : 0;
+    header.pdo =
+        layout.has_data() && !is_term_req(layout.type) ? static_cast<std::uint8_t>(layout.data_offset) : 0;
     header.plen = layout.pdu_bytes;
     return header;
 }

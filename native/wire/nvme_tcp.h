@@ -1,9 +1,9 @@
 // NVMe/TCP protocol data units: layouts, lengths, and the checks that need nothing but the header.
 //
-// Pure: no function here knows a connection. A receiver calls check_common_header() on the first eight bytes; after
-// that it knows how many bytes the header, the padding, the data and the digests take, and that they fit together.
-// The checks look at the fields from the lowest offset up, because an error is reported for the first field in error.
-// Reserved flag bits and the Data Offset of PDUs without data are ignored.
+// Pure: no function here knows a connection. A receiver calls check_common_header() on the first eight bytes;
+// after that it knows how many bytes the header, the padding, the data and the digests take, and that they
+// fit together. The checks look at the fields from the lowest offset up, because an error is reported for the
+// first field in error. Reserved flag bits and the Data Offset of PDUs without data are ignored.
 //
 // NVMe/TCP Transport 1.0 §3.3 (connection), §3.4 (data), §3.5 (errors), §3.6 (PDUs).
 #pragma once
@@ -50,8 +50,8 @@ inline constexpr std::uint16_t discovery_port = 8009;
 inline constexpr std::uint16_t io_port = 4420;
 inline constexpr std::uint32_t digest_bytes = 4;
 inline constexpr std::uint16_t pdu_format_version = 0;
-inline constexpr std::uint8_t pdu_data_alignment_max = 31;   // HPDA and CPDA, 0's based in dwords
-inline constexpr std::uint32_t max_h2c_data_min = 4096;      // the smallest MAXH2CDATA
+inline constexpr std::uint8_t pdu_data_alignment_max = 31;  // HPDA and CPDA, 0's based in dwords
+inline constexpr std::uint32_t max_h2c_data_min = 4096;     // the smallest MAXH2CDATA
 inline constexpr std::uint32_t term_req_data_bytes_max = 128;
 
 // Common header, the first eight bytes of each PDU.
@@ -169,16 +169,17 @@ struct PduLayout {
     constexpr bool has_data() const { return data_bytes != 0; }
 };
 
-// The layout of a PDU to be sent. `pda` is the receiver's HPDA or CPDA. ICReq, ICResp and the termination requests
-// never carry digests. `data_bytes` must be 0 for types without data; a termination request carries at most
-// term_req_data_bytes_max. PLEN is 32 bits: data_bytes must leave room for 136 more.
+// The layout of a PDU to be sent. `pda` is the receiver's HPDA or CPDA. ICReq, ICResp and the termination
+// requests never carry digests. `data_bytes` must be 0 for types without data; a termination request carries
+// at most term_req_data_bytes_max. PLEN is 32 bits: data_bytes must leave room for 136 more.
 PduLayout plan_pdu(PduType type, std::uint32_t data_bytes, Digests digests, std::uint8_t pda);
 
 // The common header that announces `layout`; `flags` are those besides the digests'.
 CommonHeader make_header(const PduLayout& layout, std::uint8_t flags = 0);
 
 // A fatal transport error, to be reported in a termination request. FEI is the offset of the field for
-// invalid_pdu_header_field and unsupported_parameter, the received digest for header_digest_error, otherwise 0.
+// invalid_pdu_header_field and unsupported_parameter, the received digest for header_digest_error, otherwise
+// 0.
 struct PduError {
     FatalErrorStatus fes = FatalErrorStatus::none;
     std::uint32_t fei = 0;
@@ -212,7 +213,8 @@ struct ReceiveRules {
     std::uint32_t data_pdu_bytes_max = 0;      // data in one H2CData (MAXH2CDATA) or C2HData
 };
 
-// Checks type, direction, order, flags, HLEN, PDO and PLEN, and derives the layout. Any eight bytes are fine input.
+// Checks type, direction, order, flags, HLEN, PDO and PLEN, and derives the layout. Any eight bytes are fine
+// input.
 PduCheck check_common_header(const CommonHeader& header, const ReceiveRules& rules);
 
 // The checks of the rest of each header, once HLEN bytes (and the digest) are there. fes none: no error.

@@ -29,6 +29,11 @@ test("an include of a layer further up is a fault", () => {
   assert.equal(oneNative("native/keeper/main.cc", '#include "reactor/reactor.h"\n').length, 1);
 });
 
+test("the controller's code must not know the PDUs of a transport", () => {
+  assert.equal(oneNative("native/nvme/connect.cc", '#include "wire/nvme_tcp.h"\n').length, 1);
+  assert.deepEqual(oneNative("native/transport/tcp.cc", '#include "wire/nvme_tcp.h"\n'), []);
+});
+
 test("includes of the own layer, of layers below and of the system are allowed", () => {
   const text =
     '#include "nvme/slot.h"\n#include "block/device.h"\n#include <sys/mman.h>\n#include <vector>\n';

@@ -1,28 +1,33 @@
-// Data buffers for commands: a buddy allocator over one span of memory that outlives the process. The bookkeeping
-// is private to the process; after a restart it is rebuilt with `reserve` from what the command records name.
+// Data buffers for commands: a buddy allocator over one span of memory that outlives the process. The
+// bookkeeping is private to the process; after a restart it is rebuilt with `reserve` from what the command
+// records name.
 //
 // Sizes are rounded up to a power of two between limits::data_block_bytes_min and _max, and every buffer is
 // aligned to its size. When memory runs out, who asked waits in line: nothing grows.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/limits.h"
+
 namespace reactor {
 
-// Someone who waits until `bytes_` can be had. Intrusive, first come first served. `retry` is called from within
-// `release`'s caller's iteration (deferred), and must allocate again itself.
+// Someone who waits for memory. Intrusive, first come first served. `buffer_available` is called from within
+// `serve_waiters`, must allocate again itself and, if that fails, wait again: it then keeps its place in
+// line.
 class BufferWaiter {
-public:
+  public:
     virtual void buffer_available() = 0;
 
-protected:
+  protected:
     ~BufferWaiter() = default;
 
-private:
+  private:
     friend class BufferPool;
     BufferWaiter* next_ = nullptr;
     BufferWaiter* previous_ = nullptr;
@@ -30,7 +35,7 @@ private:
 };
 
 class BufferPool {
-public:
+  public:
     explicit BufferPool(std::span<std::byte> memory);
     ~BufferPool();
     BufferPool(const BufferPool&) = delete;
@@ -40,8 +45,8 @@ public:
     // waiters: while somebody waits, only `allocate` from within buffer_available() succeeds.
     std::optional<std::uint64_t> allocate(std::uint32_t bytes);
     void release(std::uint64_t offset, std::uint32_t bytes);
-    // Takes the buffer that a predecessor had allocated. False if it is not a possible buffer or already taken:
-    // the record that named it is corrupt.
+    // Takes the buffer that a predecessor had allocated. False if it is not a possible buffer or already
+    // taken: the record that named it is corrupt.
     bool reserve(std::uint64_t offset, std::uint32_t bytes);
 
     void wait(BufferWaiter& waiter);
@@ -55,14 +60,34 @@ public:
     std::uint64_t bytes_in_use() const { return bytes_in_use_; }
     std::uint64_t bytes_total() const { return memory_.size(); }
 
-private:
-    struct Block;  // see buffer_pool.cc
+  private:
+    struct FreeList {
+        std::uint32_t first;
+        std::uint32_t count;
+    };
+
+    static constexpr std::uint32_t orders = std::bit_width(limits::data_block_bytes_max / limits::page_bytes);
+
+    static std::uint32_t order_of(std::uint32_t bytes);
+    void push(FreeList& list, std::uint32_t page, std::uint8_t state);
+    std::uint32_t pop(FreeList& list);
+    void unlink(FreeList& list, std::uint32_t page);
+    std::uint32_t split(std::uint32_t page, std::uint32_t from, std::uint32_t to, std::uint32_t wanted);
+    void merge(std::uint32_t page, std::uint32_t order);
+    bool merge_recent();
+    std::optional<std::uint32_t> take(std::uint32_t order);
+
     std::span<std::byte> memory_;
-    std::vector<std::uint32_t> free_heads_;     // per order: first free block, by page number
-    std::vector<std::uint32_t> links_;          // per page: next and previous of the free list, interleaved
-    std::vector<std::uint8_t> state_;           // per page: order and whether a free or used block starts here
+    std::uint32_t pages_;
+    FreeList free_[orders];    // merged free blocks, per order
+    FreeList recent_[orders];  // blocks released lately, not merged: given out again first, still warm
+    std::vector<std::uint32_t> links_;  // per page: next and previous of its list, interleaved
+    std::vector<std::uint8_t> state_;   // per page: what starts here, see buffer_pool.cc
     std::uint64_t bytes_in_use_ = 0;
     bool serving_ = false;
+    bool served_in_vain_ = false;  // the waiter that is being served was refused
+    bool released_ = false;        // something came back since a waiter was refused
+    std::uint32_t waiters_ = 0;
     BufferWaiter* first_waiter_ = nullptr;
     BufferWaiter* last_waiter_ = nullptr;
 };

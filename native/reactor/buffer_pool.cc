@@ -1,0 +1,245 @@
+#include "reactor/buffer_pool.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace reactor {
+
+namespace {
+
+constexpr std::uint32_t no_page = ~0u;
+constexpr std::uint32_t page_shift = std::countr_zero(limits::page_bytes);
+
+// So many blocks of each order stay unmerged, so that a steady load neither splits nor merges.
+constexpr std::uint32_t recent_max = 256;
+
+// state_ of a page: what starts here, with the order in the low bits.
+constexpr std::uint8_t inside = 0;  // nothing starts here: inside a block
+constexpr std::uint8_t free_block = 0x10;
+constexpr std::uint8_t recent_block = 0x20;
+constexpr std::uint8_t used_block = 0x30;
+
+constexpr std::uint8_t state(std::uint8_t what, std::uint32_t order) {
+    return static_cast<std::uint8_t>(what | order);
+}
+
+}  // namespace
+
+static_assert(limits::data_block_bytes_min == limits::page_bytes, "the bookkeeping counts in pages");
+
+BufferPool::BufferPool(std::span<std::byte> memory)
+    : memory_(memory), pages_(static_cast<std::uint32_t>(memory.size() >> page_shift)) {
+    EK_CHECK(memory.size() % limits::page_bytes == 0, "the pool is made of whole pages");
+    EK_CHECK(memory.size() >> page_shift < no_page, "page numbers have 32 bits");
+    links_.resize(std::size_t{pages_} * 2, no_page);
+    state_.resize(pages_, inside);
+    for (std::uint32_t order = 0; order < orders; ++order) {
+        free_[order] = {no_page, 0};
+        recent_[order] = {no_page, 0};
+    }
+    // From the end, so that the first page is the first to be given out.
+    for (std::uint32_t end = pages_; end > 0;) {
+        const std::uint32_t order = std::min(static_cast<std::uint32_t>(std::countr_zero(end)), orders - 1);
+        end -= 1u << order;
+        push(free_[order], end, state(free_block, order));
+    }
+}
+
+BufferPool::~BufferPool() { EK_CHECK(first_waiter_ == nullptr, "somebody waits for a pool that goes away"); }
+
+std::uint32_t BufferPool::order_of(std::uint32_t bytes) {
+    EK_CHECK(bytes > 0 && bytes <= limits::data_block_bytes_max,
+             "a buffer has 1 to data_block_bytes_max bytes");
+    return static_cast<std::uint32_t>(std::bit_width((bytes - 1) >> page_shift));
+}
+
+// --- Lists
+// -----------------------------------------------------------------------------------------------------
+
+void BufferPool::push(FreeList& list, std::uint32_t page, std::uint8_t new_state) {
+    links_[page * 2] = list.first;
+    links_[page * 2 + 1] = no_page;
+    if (list.first != no_page) {
+        links_[list.first * 2 + 1] = page;
+    }
+    list.first = page;
+    ++list.count;
+    state_[page] = new_state;
+}
+
+void BufferPool::unlink(FreeList& list, std::uint32_t page) {
+    const std::uint32_t next = links_[page * 2];
+    const std::uint32_t previous = links_[page * 2 + 1];
+    (previous != no_page ? links_[previous * 2] : list.first) = next;
+    if (next != no_page) {
+        links_[next * 2 + 1] = previous;
+    }
+    --list.count;
+    state_[page] = inside;
+}
+
+std::uint32_t BufferPool::pop(FreeList& list) {
+    const std::uint32_t page = list.first;
+    unlink(list, page);
+    return page;
+}
+
+// --- Blocks
+// ----------------------------------------------------------------------------------------------------
+
+// Halves the unlinked block `page` of order `from` until the part of order `to` that contains `wanted` is
+// left.
+std::uint32_t BufferPool::split(std::uint32_t page, std::uint32_t from, std::uint32_t to,
+                                std::uint32_t wanted) {
+    while (from > to) {
+        --from;
+        const std::uint32_t upper = page + (1u << from);
+        const bool keep_upper = wanted >= upper;
+        push(free_[from], keep_upper ? page : upper, state(free_block, from));
+        page = keep_upper ? upper : page;
+    }
+    return page;
+}
+
+// Makes the unlinked block free, together with its buddies as far as they are free.
+void BufferPool::merge(std::uint32_t page, std::uint32_t order) {
+    while (order + 1 < orders) {
+        const std::uint32_t buddy = page ^ (1u << order);
+        if (buddy >= pages_ || state_[buddy] != state(free_block, order)) {
+            break;
+        }
+        unlink(free_[order], buddy);
+        page = std::min(page, buddy);
+        ++order;
+    }
+    push(free_[order], page, state(free_block, order));
+}
+
+// False if there was nothing to merge.
+bool BufferPool::merge_recent() {
+    bool any = false;
+    for (std::uint32_t order = 0; order < orders; ++order) {
+        while (recent_[order].first != no_page) {
+            merge(pop(recent_[order]), order);
+            any = true;
+        }
+    }
+    return any;
+}
+
+std::optional<std::uint32_t> BufferPool::take(std::uint32_t order) {
+    if (recent_[order].first != no_page) {
+        return pop(recent_[order]);
+    }
+    do {
+        for (std::uint32_t from = order; from < orders; ++from) {
+            if (free_[from].first != no_page) {
+                const std::uint32_t page = pop(free_[from]);
+                return split(page, from, order, page);
+            }
+        }
+    } while (merge_recent());
+    return std::nullopt;
+}
+
+std::optional<std::uint64_t> BufferPool::allocate(std::uint32_t bytes) {
+    const std::uint32_t order = order_of(bytes);
+    if (first_waiter_ != nullptr && !serving_) {
+        return std::nullopt;
+    }
+    const std::optional<std::uint32_t> page = take(order);
+    if (!page) {
+        served_in_vain_ = true;
+        return std::nullopt;
+    }
+    state_[*page] = state(used_block, order);
+    bytes_in_use_ += std::uint64_t{limits::page_bytes} << order;
+    return std::uint64_t{*page} << page_shift;
+}
+
+void BufferPool::release(std::uint64_t offset, std::uint32_t bytes) {
+    const std::uint32_t order = order_of(bytes);
+    EK_CHECK(offset % limits::page_bytes == 0 && offset < memory_.size(), "not a buffer of this pool");
+    const auto page = static_cast<std::uint32_t>(offset >> page_shift);
+    EK_CHECK(state_[page] == state(used_block, order), "released what was not allocated with this size");
+    bytes_in_use_ -= std::uint64_t{limits::page_bytes} << order;
+    released_ = true;
+    if (recent_[order].count < recent_max) {
+        push(recent_[order], page, state(recent_block, order));
+    } else {
+        state_[page] = inside;
+        merge(page, order);
+    }
+}
+
+bool BufferPool::reserve(std::uint64_t offset, std::uint32_t bytes) {
+    if (bytes == 0 || bytes > limits::data_block_bytes_max || offset >= memory_.size()) {
+        return false;
+    }
+    const std::uint32_t order = order_of(bytes);
+    const std::uint64_t size = std::uint64_t{limits::page_bytes} << order;
+    if (offset % size != 0 || size > memory_.size() - offset) {
+        return false;
+    }
+    merge_recent();
+    const auto page = static_cast<std::uint32_t>(offset >> page_shift);
+    for (std::uint32_t from = order; from < orders; ++from) {
+        const std::uint32_t start = page & ~((1u << from) - 1);
+        if (state_[start] == state(free_block, from)) {
+            unlink(free_[from], start);
+            state_[split(start, from, order, page)] = state(used_block, order);
+            bytes_in_use_ += size;
+            return true;
+        }
+    }
+    return false;
+}
+
+// --- Waiters
+// ---------------------------------------------------------------------------------------------------
+
+void BufferPool::wait(BufferWaiter& waiter) {
+    if (waiter.waiting_) {
+        return;
+    }
+    waiter.waiting_ = true;
+    ++waiters_;
+    const bool keeps_place = serving_ && served_in_vain_;
+    waiter.next_ = keeps_place ? first_waiter_ : nullptr;
+    waiter.previous_ = keeps_place ? nullptr : last_waiter_;
+    (waiter.next_ != nullptr ? waiter.next_->previous_ : last_waiter_) = &waiter;
+    (waiter.previous_ != nullptr ? waiter.previous_->next_ : first_waiter_) = &waiter;
+}
+
+void BufferPool::stop_waiting(BufferWaiter& waiter) {
+    if (!waiter.waiting_) {
+        return;
+    }
+    waiter.waiting_ = false;
+    --waiters_;
+    (waiter.previous_ != nullptr ? waiter.previous_->next_ : first_waiter_) = waiter.next_;
+    (waiter.next_ != nullptr ? waiter.next_->previous_ : last_waiter_) = waiter.previous_;
+    released_ = true;  // the next in line may want less
+}
+
+void BufferPool::serve_waiters() {
+    if (first_waiter_ == nullptr || !released_ || serving_) {
+        return;
+    }
+    serving_ = true;
+    bool refused = false;
+    for (std::uint32_t left = waiters_; left > 0 && first_waiter_ != nullptr && !refused; --left) {
+        BufferWaiter& waiter = *first_waiter_;
+        stop_waiting(waiter);
+        served_in_vain_ = false;
+        released_ = false;
+        waiter.buffer_available();
+        refused = served_in_vain_ && first_waiter_ == &waiter;
+    }
+    // Not stopped by a refusal: who is left has not been asked about what is there now.
+    released_ = released_ || !refused;
+    serving_ = false;
+}
+
+}  // namespace reactor

@@ -20,4 +20,4 @@ for (const file of files) {
   if (result.status !== 0) failed += 1;
 }
 console.log(`clang-tidy: ${files.length - failed} passed, ${failed} failed, 0 skipped`);
-process.exit(failed > 0 ? 1 : 0);
+process.exitCode = failed > 0 ? 1 : 0;

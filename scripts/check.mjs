@@ -29,6 +29,13 @@ const checks = [
   ],
 ];
 
+/** The first faults are the ones to mend; hundreds of lines would hide the other checks. */
+function printHead(text, linesMax = 60) {
+  const lines = text.trimEnd().split("\n");
+  console.log(lines.slice(0, linesMax).join("\n"));
+  if (lines.length > linesMax) console.log(`… ${lines.length - linesMax} more lines`);
+}
+
 const absent = missing(checkPackages);
 if (absent.length > 0) {
   console.error(installCommand(absent));
@@ -43,9 +50,8 @@ for (const [name, [command, args], applies] of checks) {
   const passed = result.status === 0;
   counts[passed ? "passed" : "failed"] += 1;
   console.log(`  ${passed ? "ok    " : "FAILED"} ${name}`);
-  if (!passed) {
-    console.log(`${result.stdout ?? ""}${result.stderr ?? ""}${result.error?.message ?? ""}`.trimEnd());
-  }
+  if (!passed) printHead(`${result.stdout ?? ""}${result.stderr ?? ""}${result.error?.message ?? ""}`);
 }
 console.log(`check: ${counts.passed} passed, ${counts.failed} failed, 0 skipped`);
-process.exit(counts.failed > 0 || counts.passed === 0 ? 1 : 0);
+// Not process.exit: it would cut off what a pipe has not taken yet.
+process.exitCode = counts.failed > 0 || counts.passed === 0 ? 1 : 0;

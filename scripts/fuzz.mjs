@@ -67,4 +67,4 @@ for (const name of targets) {
   );
 }
 console.log(`fuzz: ${counts.passed} passed, ${counts.failed} failed, 0 skipped`);
-process.exit(counts.failed > 0 ? 1 : 0);
+process.exitCode = counts.failed > 0 ? 1 : 0;

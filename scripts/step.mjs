@@ -45,6 +45,6 @@ export function exitOnStepFailure(work) {
   } catch (error) {
     if (!(error instanceof StepFailed)) throw error;
     console.error(error.message);
-    process.exit(1);
+    process.exitCode = 1;
   }
 }

@@ -10,19 +10,19 @@ struct StatusText {
     const char* text;
 };
 
-#define WIRE_STATUS_TEXT(number, identifier, text) {number, text},
-
-// Ascending by value, as the lists are.
+// Ascending by value.
 constexpr StatusText status_texts[] = {
-    WIRE_GENERIC_STATUSES(WIRE_STATUS_TEXT)           //
-    WIRE_COMMAND_SPECIFIC_STATUSES(WIRE_STATUS_TEXT)  //
-    WIRE_MEDIA_STATUSES(WIRE_STATUS_TEXT)             //
-    WIRE_PATH_STATUSES(WIRE_STATUS_TEXT)              //
+#define WIRE_GENERIC_STATUS(number, identifier, text) {number, text},
+#define WIRE_COMMAND_STATUS(number, identifier, text) {number, text},
+#define WIRE_MEDIA_STATUS(number, identifier, text) {number, text},
+#define WIRE_PATH_STATUS(number, identifier, text) {number, text},
+#include "wire/nvme_status.def"
 };
 
-constexpr StatusText fabrics_status_texts[] = {WIRE_FABRICS_STATUSES(WIRE_STATUS_TEXT)};
-
-#undef WIRE_STATUS_TEXT
+constexpr StatusText fabrics_status_texts[] = {
+#define WIRE_FABRICS_STATUS(number, identifier, text) {number, text},
+#include "wire/nvme_status.def"
+};
 
 }  // namespace
 

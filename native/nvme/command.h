@@ -19,6 +19,8 @@
 
 #include "base/limits.h"
 #include "block/request.h"
+#include "nvme/range_lock.h"
+#include "nvme/scratch_pool.h"
 #include "reactor/buffer_pool.h"
 #include "wire/nvme.h"
 
@@ -27,6 +29,7 @@ namespace nvme {
 class QueuePair;
 class Controller;
 class Namespace;
+struct Command;
 
 enum class CommandState : std::uint8_t {
     free = 0,
@@ -65,6 +68,20 @@ static_assert(sizeof(CommandRecord) == 128);
 inline constexpr std::uint8_t status_flag_dnr = 1;
 inline constexpr std::uint8_t status_flag_more = 2;
 
+// A block request that knows whose it is.
+struct CommandRequest : block::Request {
+    Command* command = nullptr;
+};
+
+// An I/O command that takes several block requests, one after the other (io_steps.h).
+struct CommandSteps {
+    // Told how the last request ended, prepares the next one and says true, or finishes the command and says false.
+    bool (*advance)(QueuePair& queue, Command& command, block::Status last) = nullptr;
+    std::uint64_t cursor = 0;            // how far the command came, in units of its own
+    bool submitting = false;             // inside Device::submit: a completion there is noted, not acted upon
+    block::Status noted = block::Status::ok;
+};
+
 // The private part. Lives as long as the connection; reused for one command after the other.
 struct Command : public reactor::BufferWaiter {
     CommandRecord* record = nullptr;
@@ -79,7 +96,10 @@ struct Command : public reactor::BufferWaiter {
     std::uint64_t received_at = 0;       // monotonic ns, for latency
     std::uint32_t children = 0;          // block requests in flight for this command
     std::uint32_t step = 0;              // of handlers with several steps
-    block::Request request;
+    CommandRequest request;
+    CommandSteps steps;
+    RangeHold range;                     // blocks that the command changes (range_lock.h)
+    ScratchWaiter scratch;               // memory for what is read only to be looked at (scratch_pool.h)
     // Set by handlers: called right after `done` was stored, before the response is queued.
     void (*after_done)(Command& command) = nullptr;
 

@@ -12,6 +12,8 @@
 #include "block/device.h"
 #include "nvme/command.h"
 #include "nvme/latency.h"
+#include "nvme/range_lock.h"
+#include "nvme/scratch_pool.h"
 
 namespace nvme {
 
@@ -58,17 +60,14 @@ public:
     bool removing() const { return removing_; }
     void remove(std::function<void()> removed);
 
-    // Ranges that a compare-and-write (or an overlapping writer meanwhile) has for itself: the pair is atomic for all
-    // hosts. `lock_range` is true if nobody else has an overlapping range; otherwise the command waits in line and is
-    // executed again. Commands that write consult it only while `ranges_locked()`; a pair waits for the writers in
-    // flight to its range. (namespace.cc keeps both lists.)
-    bool ranges_locked() const { return locked_ranges_ != nullptr; }
+    // What makes a compare-and-write atomic for all hosts: every command that changes blocks holds its range here.
+    RangeLock ranges;
+    ScratchPool scratch;
 
     IoCounters counters;
     LatencyHistogram read_latency, write_latency;
 
 private:
-    friend class RangeLock;
     Subsystem& subsystem_;
     NamespaceSpec spec_;
     block::Claim claim_;
@@ -78,7 +77,6 @@ private:
     std::uint32_t holders_ = 0;
     bool removing_ = false;
     std::function<void()> removed_;
-    class RangeLock* locked_ranges_ = nullptr;
 };
 
 }  // namespace nvme

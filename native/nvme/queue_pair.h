@@ -66,6 +66,9 @@ public:
     // The queue's size is known (Connect was accepted).
     virtual void queue_sized(std::uint16_t entries) = 0;
     virtual std::uint32_t connection_slot() const = 0;
+    // Data to the host must not change once the command completed (a digest is computed over it): memory that a device
+    // lends by direct_read will not do.
+    virtual bool needs_stable_data() const = 0;
 };
 
 struct Admission {
@@ -75,6 +78,7 @@ struct Admission {
     bool in_capsule = false;               // the data lies in the capsule at the SGL's offset
     std::uint32_t in_capsule_offset = 0;
     std::uint32_t length = 0;              // bytes of the transfer
+    std::uint32_t buffer_bytes = 0;        // data to the controller: size of its buffer if larger than the transfer
 };
 
 class QueuePair {

@@ -1,9 +1,9 @@
-// The block contract: what a device is (`describe`), what it does (`submit`), and the guard that checks every hop
-// so that a device kind holds only its idea.
+// The block contract: what a device is (`describe`), what it does (`submit`), and the guard that checks every
+// hop so that a device kind holds only its idea.
 //
-// The guard (not virtual) refuses what is out of range, misaligned, unsupported or written to a read-only device
-// before the kind sees it, and CHECKs that a request completes once. Devices are claimed: one owner for writing,
-// any number for reading only if nobody writes.
+// The guard (not virtual) refuses what is out of range, misaligned, unsupported or written to a read-only
+// device before the kind sees it, and CHECKs that a request completes once. Devices are claimed: one owner
+// for writing, any number for reading only if nobody writes.
 //
 // All functions run on the reactor's thread unless marked otherwise.
 #pragma once
@@ -19,28 +19,28 @@
 namespace block {
 
 struct Description {
-    std::uint64_t size_bytes = 0;             // a multiple of block_bytes
-    std::uint32_t block_bytes = 4096;         // logical block: 512 or 4096
+    std::uint64_t size_bytes = 0;      // a multiple of block_bytes
+    std::uint32_t block_bytes = 4096;  // logical block: 512 or 4096
     std::uint32_t physical_block_bytes = 4096;
-    std::uint32_t optimal_io_bytes = 0;       // 0: no preference
+    std::uint32_t optimal_io_bytes = 0;  // 0: no preference
     bool read_only = false;
-    bool volatile_cache = false;              // flush means something
+    bool volatile_cache = false;  // flush means something
     bool can_deallocate = false;
     bool deallocated_reads_zero = false;
-    bool can_write_zeroes = false;            // natively; otherwise the guard answers not_supported
+    bool can_write_zeroes = false;  // natively; otherwise the guard answers not_supported
     bool rotational = false;
-    std::uint32_t data_alignment = 1;         // what Request::data must be aligned to
+    std::uint32_t data_alignment = 1;  // what Request::data must be aligned to
 };
 
-// Memory of the server that a transport may send from without copying: `region` 0 is the data pool, others are
-// given out by the engine to devices that live in memory.
+// Memory of the server that a transport may send from without copying: `region` 0 is the data pool, others
+// are given out by the engine to devices that live in memory.
 struct MemoryReference {
     std::uint16_t region = 0;
     std::uint64_t offset = 0;
 };
 
-struct Counters {  // since the start of this process
-    std::uint64_t completed[5] = {};       // by Action
+struct Counters {                     // since the start of this process
+    std::uint64_t completed[5] = {};  // by Action
     std::uint64_t bytes[5] = {};
     std::uint64_t errors = 0;
     std::uint32_t in_flight = 0;
@@ -49,9 +49,9 @@ struct Counters {  // since the start of this process
 class Claim;
 
 class Device {
-public:
+  public:
     Device(std::string name, std::string kind) : name_(std::move(name)), kind_(std::move(kind)) {}
-    virtual ~Device() = default;
+    virtual ~Device();
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
 
@@ -64,12 +64,12 @@ public:
     // The guard. Ownership of `request` goes to the device until `request.done` is called.
     void submit(Request& request);
 
-    // Asks that `request`, which this device has, ends early (Status::aborted) if it had no effect yet. It still
-    // completes exactly once.
+    // Asks that `request`, which this device has, ends early (Status::aborted) if it had no effect yet. It
+    // still completes exactly once.
     void cancel(Request& request);
 
-    // For a read that needs no copy: where the bytes already are. Nothing if the device has no such place. The
-    // content is what a read at the time of use would return.
+    // For a read that needs no copy: where the bytes already are. Nothing if the device has no such place.
+    // The content is what a read at the time of use would return.
     virtual std::optional<MemoryReference> direct_read(std::uint64_t offset, std::uint64_t length) {
         (void)offset;
         (void)length;
@@ -77,12 +77,12 @@ public:
     }
 
     // Looks at the medium again (a file that was truncated or grown, a resized block device) and tells the
-    // listeners if the size changed. `bytes` asks for a new size where the kind can change it itself (ram, null,
-    // file); nothing: take the medium's.
+    // listeners if the size changed. `bytes` asks for a new size where the kind can change it itself (ram,
+    // null, file); nothing: take the medium's.
     virtual base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) = 0;
 
-    // Stops new requests (Status::gone), waits for those in flight, releases descriptors and locks, then calls
-    // `closed`. After that the object may be destroyed.
+    // Stops new requests (Status::gone), waits for those in flight, releases descriptors and locks, then
+    // calls `closed`. After that the object may be destroyed.
     void close(std::function<void()> closed);
     bool closing() const { return closing_; }
 
@@ -96,10 +96,14 @@ public:
     };
     virtual Health health() const { return {}; }
 
-protected:
+  protected:
     friend class Claim;
     virtual void submit_checked(Request& request) = 0;
     virtual void cancel_checked(Request& request) { (void)request; }
+    // Closing has begun: requests that wait for something (a lock, a timer) should end now.
+    virtual void closing_checked() {}
+    // Nothing is in flight any more. A kind that may complete its last request from within `submit` must call
+    // `closed` later, from the reactor: the device may be destroyed by it.
     virtual void close_checked(std::function<void()> closed) { closed(); }
 
     // The only way a kind ends a request.
@@ -108,8 +112,10 @@ protected:
 
     Description description_;
 
-private:
+  private:
+    Status judge(const Request& request) const;
     void finish_close_if_idle();
+    void tell_listeners();
 
     std::string name_;
     std::string kind_;
@@ -123,7 +129,7 @@ enum class Access : std::uint8_t { read_only, read_write };
 
 // The right to use a device; whoever exports or stacks a device holds one. Released by the destructor.
 class Claim {
-public:
+  public:
     // E_BUSY with the owner's name if the device is claimed in a way that excludes this one.
     static base::Result<Claim> take(Device& device, Access access, std::string owner);
     Claim() = default;
@@ -137,7 +143,7 @@ public:
     void on_change(Device::ChangeListener listener) { listener_ = std::move(listener); }
     void release();
 
-private:
+  private:
     friend class Device;
     Device* device_ = nullptr;
     Access access_ = Access::read_only;

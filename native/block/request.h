@@ -1,5 +1,6 @@
-// One request to a block device, and how it can end. The request belongs to whoever submits it and stays in place
-// until `done` was called, exactly once, on the reactor's thread; `done` may be called from within `submit`.
+// One request to a block device, and how it can end. The request belongs to whoever submits it and stays in
+// place until `done` was called, exactly once, on the reactor's thread; `done` may be called from within
+// `submit`.
 #pragma once
 
 #include <cstddef>
@@ -12,9 +13,9 @@ class Device;
 enum class Action : std::uint8_t {
     read,
     write,
-    flush,         // everything acknowledged before is on stable media when it completes
+    flush,  // everything acknowledged before is on stable media when it completes
     write_zeroes,
-    deallocate,    // the content of the range becomes zeroes or stays: see Description::deallocated_reads_zero
+    deallocate,  // the content of the range becomes zeroes or stays: see Description::deallocated_reads_zero
 };
 
 enum class Status : std::uint8_t {
@@ -23,11 +24,11 @@ enum class Status : std::uint8_t {
     misaligned,     // not a multiple of the block size
     not_supported,  // the device cannot do this at all
     read_only,
-    no_space,       // ENOSPC, EDQUOT: thin provisioning has run out; a later retry may succeed
-    medium_error,   // EIO and its relatives: this range cannot be read or written
-    gone,           // the device was removed, or is being closed
-    aborted,        // cancelled on request before it had any effect that the caller may rely on
-    busy,           // momentarily impossible, retry
+    no_space,      // ENOSPC, EDQUOT: thin provisioning has run out; a later retry may succeed
+    medium_error,  // EIO and its relatives: this range cannot be read or written
+    gone,          // the device was removed, or is being closed
+    aborted,       // cancelled on request before it had any effect that the caller may rely on
+    busy,          // momentarily impossible, retry
     internal_error,
 };
 
@@ -42,13 +43,15 @@ struct Request {
     bool must_copy = false;          // (reserved for layered devices)
     std::uint64_t offset = 0;        // bytes
     std::uint64_t length = 0;        // bytes; 0 for flush
-    std::byte* data = nullptr;       // read, write: `length` bytes, contiguous; page-aligned unless described otherwise
+    std::byte* data =
+        nullptr;  // read, write: `length` bytes, contiguous; page-aligned unless described otherwise
     void (*done)(Request& request, Status status) = nullptr;
 
     // Owned by the guard and the device that has the request.
     enum class Phase : std::uint8_t { idle, submitted, completing } phase = Phase::idle;
     Device* device = nullptr;
-    alignas(16) std::byte scratch[160];  // the device's own state of this request: its kernel operation, timers …
+    alignas(
+        16) std::byte scratch[160];  // the device's own state of this request: its kernel operation, timers …
 };
 
 }  // namespace block

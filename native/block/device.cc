@@ -1,0 +1,210 @@
+#include "block/device.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+
+namespace block {
+
+namespace {
+
+// What the guard must know of an action, indexed by Action.
+struct Rule {
+    bool has_range;
+    bool has_data;
+    bool changes;
+    bool Description::*needs;  // the ability without which the answer is not_supported, or null
+};
+
+constexpr Rule rules[] = {
+    {true, true, false, nullptr},                         // read
+    {true, true, true, nullptr},                          // write
+    {false, false, false, nullptr},                       // flush
+    {true, false, true, &Description::can_write_zeroes},  // write_zeroes
+    {true, false, true, &Description::can_deallocate},    // deallocate
+};
+
+}  // namespace
+
+Device::~Device() {
+    EK_CHECK(claims_ == nullptr, "a device goes away while somebody holds a claim on it");
+    EK_CHECK(counters_.in_flight == 0, "a device goes away with requests in flight");
+}
+
+Status Device::judge(const Request& request) const {
+    const Rule& rule = rules[static_cast<std::size_t>(request.action)];
+    if (closing_) {
+        return Status::gone;
+    }
+    if (rule.needs != nullptr && !(description_.*rule.needs)) {
+        return Status::not_supported;
+    }
+    if (rule.changes && description_.read_only) {
+        return Status::read_only;
+    }
+    if (!rule.has_range) {
+        return Status::ok;
+    }
+    if (request.offset > description_.size_bytes ||
+        request.length > description_.size_bytes - request.offset) {
+        return Status::out_of_range;
+    }
+    if (request.offset % description_.block_bytes != 0 || request.length % description_.block_bytes != 0) {
+        return Status::misaligned;
+    }
+    if (rule.has_data && reinterpret_cast<std::uintptr_t>(request.data) % description_.data_alignment != 0) {
+        return Status::misaligned;
+    }
+    return Status::ok;
+}
+
+void Device::submit(Request& request) {
+    EK_CHECK(request.phase == Request::Phase::idle, "a request is submitted while a device has it");
+    EK_CHECK(request.done != nullptr, "nobody waits for the request");
+    EK_CHECK(request.action <= Action::deallocate, "no such action");
+    request.phase = Request::Phase::submitted;
+    request.device = this;
+    ++counters_.in_flight;
+    const Status status = judge(request);
+    const bool nothing_to_do = request.length == 0 && request.action != Action::flush;
+    if (status != Status::ok || nothing_to_do) {
+        complete(request, status);
+        return;
+    }
+    EK_CHECK(request.data != nullptr || !rules[static_cast<std::size_t>(request.action)].has_data,
+             "a transfer without memory");
+    submit_checked(request);
+}
+
+void Device::cancel(Request& request) {
+    EK_CHECK(request.phase == Request::Phase::submitted && request.device == this,
+             "cancels a request that this device does not have");
+    cancel_checked(request);
+}
+
+void Device::complete(Request& request, Status status) {
+    EK_CHECK(request.phase == Request::Phase::submitted, "a request completes that is not in flight");
+    EK_CHECK(request.device == this, "a request completes on a device that does not have it");
+    const auto action = static_cast<std::size_t>(request.action);
+    if (status == Status::ok) {
+        ++counters_.completed[action];
+        counters_.bytes[action] += request.action == Action::flush ? 0 : request.length;
+    } else {
+        ++counters_.errors;
+    }
+    request.device = nullptr;
+    request.phase = Request::Phase::idle;  // `done` may submit it again or destroy it
+    request.done(request, status);
+    --counters_.in_flight;
+    finish_close_if_idle();
+}
+
+void Device::close(std::function<void()> closed) {
+    EK_CHECK(!closing_, "a device is closed twice");
+    closing_ = true;
+    closed_ = std::move(closed);
+    ++counters_.in_flight;  // keeps it open while closing_checked ends what waits
+    closing_checked();
+    --counters_.in_flight;
+    finish_close_if_idle();
+}
+
+void Device::finish_close_if_idle() {
+    if (closing_ && counters_.in_flight == 0 && closed_) {
+        close_checked(std::exchange(closed_, nullptr));
+    }
+}
+
+void Device::set_description(const Description& description) {
+    const bool changed =
+        description.size_bytes != description_.size_bytes || description.read_only != description_.read_only;
+    description_ = description;
+    if (changed) {
+        tell_listeners();
+    }
+}
+
+// A listener may release claims, its own included.
+void Device::tell_listeners() {
+    std::vector<Claim*> listening;
+    for (Claim* claim = claims_; claim != nullptr; claim = claim->next_) {
+        listening.push_back(claim);
+    }
+    for (Claim* candidate : listening) {
+        Claim* claim = claims_;
+        while (claim != nullptr && claim != candidate) {
+            claim = claim->next_;
+        }
+        if (claim != nullptr && claim->listener_) {
+            const ChangeListener listener = claim->listener_;
+            listener();
+        }
+    }
+}
+
+// --- Claim
+// -----------------------------------------------------------------------------------------------------
+
+base::Result<Claim> Claim::take(Device& device, Access access, std::string owner) {
+    if (device.closing_) {
+        return base::Error{"E_BUSY", "device \"" + device.name() + "\" is being closed; \"" + owner +
+                                         "\" cannot use it any more"};
+    }
+    for (const Claim* other = device.claims_; other != nullptr; other = other->next_) {
+        if (access == Access::read_write || other->access_ == Access::read_write) {
+            const char* use = other->access_ == Access::read_write ? "for writing" : "for reading";
+            return base::Error{"E_BUSY", "device \"" + device.name() + "\" is used " + use + " by \"" +
+                                             other->owner_ + "\"; remove it there before \"" + owner +
+                                             "\" can use it"};
+        }
+    }
+    Claim claim;
+    claim.device_ = &device;
+    claim.access_ = access;
+    claim.owner_ = std::move(owner);
+    claim.next_ = device.claims_;
+    device.claims_ = &claim;
+    return claim;  // the list follows the move
+}
+
+Claim::Claim(Claim&& other) noexcept { *this = std::move(other); }
+
+Claim& Claim::operator=(Claim&& other) noexcept {
+    if (this == &other) {
+        return *this;
+    }
+    release();
+    device_ = std::exchange(other.device_, nullptr);
+    access_ = other.access_;
+    owner_ = std::move(other.owner_);
+    listener_ = std::exchange(other.listener_, nullptr);
+    next_ = std::exchange(other.next_, nullptr);
+    if (device_ != nullptr) {
+        Claim** link = &device_->claims_;
+        while (*link != &other) {
+            link = &(*link)->next_;
+        }
+        *link = this;
+    }
+    return *this;
+}
+
+Claim::~Claim() { release(); }
+
+void Claim::release() {
+    if (device_ == nullptr) {
+        return;
+    }
+    Claim** link = &device_->claims_;
+    while (*link != this) {
+        link = &(*link)->next_;
+    }
+    *link = next_;
+    device_ = nullptr;
+    next_ = nullptr;
+    listener_ = nullptr;
+}
+
+}  // namespace block

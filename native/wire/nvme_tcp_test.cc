@@ -178,6 +178,7 @@ TEST_CASE("digest flags must be what ICReq and ICResp agreed on") {
                 at_flags);
     check_fault(header(PduType::h2c_data, 4, 24, 24, 540), controller_rules(data_digests), invalid, at_flags);
     check_fault(header(PduType::capsule_resp, 0, 24, 0, 28), host_rules(header_digests), invalid, at_flags);
+    check_fault(header(PduType::capsule_cmd, 2, 72, 0, 72), controller_rules(), invalid, at_flags);
     // Without data there is nothing for a data digest to protect, and hosts leave its flag out.
     CHECK(
         wire::check_common_header(header(PduType::capsule_cmd, 0, 72, 0, 72), controller_rules(data_digests))

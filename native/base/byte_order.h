@@ -30,9 +30,11 @@ constexpr Int byte_swap(Int value) {
 // An unsigned integer stored in `Order`, whatever the machine's own order is.
 template <typename Int, std::endian Order>
 class Ordered {
-public:
+  public:
     constexpr Ordered() = default;
-    constexpr Ordered(Int value) { *this = value; }  // NOLINT(google-explicit-constructor): reads like a field
+    constexpr Ordered(Int value) {
+        *this = value;
+    }  // NOLINT(google-explicit-constructor): reads like a field
 
     constexpr Ordered& operator=(Int value) {
         bytes_ = std::bit_cast<Bytes>(convert(value));
@@ -43,7 +45,7 @@ public:
 
     constexpr Int value() const { return *this; }
 
-private:
+  private:
     struct Bytes {
         std::uint8_t raw[sizeof(Int)];
     };

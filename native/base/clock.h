@@ -1,5 +1,5 @@
-// Time as nanoseconds of CLOCK_MONOTONIC, which all processes of one boot share: a deadline stored by a process
-// that died is still meaningful to its successor.
+// Time as nanoseconds of CLOCK_MONOTONIC, which all processes of one boot share: a deadline stored by a
+// process that died is still meaningful to its successor.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ inline Nanoseconds monotonic_now() {
 inline std::uint64_t realtime_now_ms() {
     timespec now{};
     clock_gettime(CLOCK_REALTIME, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * 1000 + static_cast<std::uint64_t>(now.tv_nsec) / 1'000'000;
+    return static_cast<std::uint64_t>(now.tv_sec) * 1000 +
+           static_cast<std::uint64_t>(now.tv_nsec) / 1'000'000;
 }
 
 }  // namespace base

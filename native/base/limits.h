@@ -8,12 +8,12 @@
 namespace limits {
 
 // Connections and queues.
-inline constexpr std::uint32_t connections_max = 2048;          // slots in the arena; configuration may allow fewer
-inline constexpr std::uint32_t controllers_max = 1024;          // slots in the arena
+inline constexpr std::uint32_t connections_max = 2048;  // slots in the arena; configuration may allow fewer
+inline constexpr std::uint32_t controllers_max = 1024;  // slots in the arena
 inline constexpr std::uint32_t io_queues_per_controller_max = 64;
-inline constexpr std::uint32_t queue_entries_max = 1024;        // CAP.MQES + 1
-inline constexpr std::uint32_t queue_entries_min = 2;           // NVMe over Fabrics: SQSIZE is at least 1
-inline constexpr std::uint32_t admin_queue_entries_min = 32;    // NVMe over Fabrics: minimum Admin SQ size
+inline constexpr std::uint32_t queue_entries_max = 1024;      // CAP.MQES + 1
+inline constexpr std::uint32_t queue_entries_min = 2;         // NVMe over Fabrics: SQSIZE is at least 1
+inline constexpr std::uint32_t admin_queue_entries_min = 32;  // NVMe over Fabrics: minimum Admin SQ size
 
 // Subsystems and namespaces.
 inline constexpr std::uint32_t subsystems_max = 1024;
@@ -28,7 +28,7 @@ inline constexpr std::uint32_t transfer_bytes_max = page_bytes << mdts_exponent;
 inline constexpr std::uint32_t in_capsule_bytes_admin = 8192;
 inline constexpr std::uint32_t in_capsule_bytes_io_max = 65536;
 inline constexpr std::uint32_t in_capsule_bytes_io_default = 8192;
-inline constexpr std::uint32_t max_h2c_data_bytes = 1u << 20;   // MAXH2CDATA in ICResp
+inline constexpr std::uint32_t max_h2c_data_bytes = 1u << 20;  // MAXH2CDATA in ICResp
 
 // Per connection.
 inline constexpr std::uint32_t receive_buffer_bytes = 128 * 1024;  // stream buffer
@@ -36,10 +36,10 @@ inline constexpr std::uint32_t transmit_entries_max = 4096;        // descriptor
 inline constexpr std::uint32_t transmit_segments_per_send = 256;   // iovec entries of one sendmsg
 
 // Controller.
-inline constexpr std::uint32_t async_event_requests_max = 4;    // AERL + 1
-inline constexpr std::uint32_t abort_commands_max = 4;          // ACL + 1
-inline constexpr std::uint32_t error_log_entries = 64;          // ELPE + 1
-inline constexpr std::uint32_t changed_namespaces_max = 1024;   // entries of log page 04h
+inline constexpr std::uint32_t async_event_requests_max = 4;   // AERL + 1
+inline constexpr std::uint32_t abort_commands_max = 4;         // ACL + 1
+inline constexpr std::uint32_t error_log_entries = 64;         // ELPE + 1
+inline constexpr std::uint32_t changed_namespaces_max = 1024;  // entries of log page 04h
 inline constexpr std::uint32_t pending_events_max = 16;
 inline constexpr std::uint32_t dsm_ranges_max = 256;
 inline constexpr std::uint32_t copy_ranges_max = 128;
@@ -54,7 +54,8 @@ inline constexpr std::uint32_t nqn_bytes_max = 223;
 
 static_assert((queue_entries_max & (queue_entries_max - 1)) == 0);
 static_assert(transmit_entries_max >= 2 * queue_entries_max, "a C2HData and a response for each command");
-static_assert(receive_buffer_bytes >= 2 * (in_capsule_bytes_admin + 4096), "the largest admin capsule fits twice");
+static_assert(receive_buffer_bytes >= 2 * (in_capsule_bytes_admin + 4096),
+              "the largest admin capsule fits twice");
 static_assert(in_capsule_bytes_io_max <= transfer_bytes_max);
 static_assert(max_h2c_data_bytes >= 4096 && max_h2c_data_bytes % 4 == 0, "NVMe/TCP 1.0: MAXH2CDATA");
 static_assert(dsm_ranges_max * 16 <= page_bytes);

@@ -21,7 +21,7 @@ struct Error {
 // A value or an Error. Asking for the wrong one is our own bug.
 template <typename T>
 class [[nodiscard]] Result {
-public:
+  public:
     Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT
     Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
 
@@ -43,13 +43,13 @@ public:
         return *std::get_if<1>(&state_);
     }
 
-private:
+  private:
     std::variant<T, Error> state_;
 };
 
 template <>
 class [[nodiscard]] Result<void> {
-public:
+  public:
     Result() = default;
     Result(Error error) : failed_(true), error_(std::move(error)) {}  // NOLINT
 
@@ -60,7 +60,7 @@ public:
         return error_;
     }
 
-private:
+  private:
     bool failed_ = false;
     Error error_;
 };

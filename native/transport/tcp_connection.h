@@ -1,0 +1,240 @@
+// One NVMe/TCP connection: bytes from the socket become capsules and data, completed commands become bytes.
+//
+// The connection's state lies in the arena (transport/tcp_records.h); this object is what one process needs
+// to work on it. One receive and at most one send are in flight. Where each received byte belongs follows
+// from its stream offset; a PDU has its effect when ReceiveState is stored, and a response exists when
+// transmit_tail is stored. Commands are executed after their PDU was consumed, and their slots are free once
+// the socket has taken their response.
+//
+// tcp_receive.cc: the receiving half. tcp_transmit.cc: the sending half. tcp_recovery.cc: taking over from a
+// dead process. tcp_connection.cc: life, timeouts, end. NVMe/TCP Transport 1.0 §3.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nvme/queue_pair.h"
+#include "reactor/buffer_pool.h"
+#include "reactor/reactor.h"
+#include "transport/memory_regions.h"
+#include "transport/tcp_records.h"
+
+namespace transport {
+
+// What the operator set, the same for all connections.
+struct TcpOptions {
+    nvme::TransportTraits traits;
+    enum class DigestPolicy : std::uint8_t { off, optional, required };
+    DigestPolicy header_digest = DigestPolicy::optional;
+    DigestPolicy data_digest = DigestPolicy::optional;
+    base::Nanoseconds connect_timeout = 10 * base::second;  // until the Connect command was accepted
+    base::Nanoseconds transfer_timeout =
+        30 * base::second;  // without progress while the host owes bytes, or takes none
+    base::Nanoseconds close_timeout = 2 * base::second;  // for a termination request to be read
+};
+
+// The connection's slots in the arena.
+struct TcpSlots {
+    std::uint32_t number = 0;
+    ConnectionRecord* record = nullptr;
+    std::span<nvme::CommandRecord> commands;  // limits::queue_entries_max
+    std::span<TransmitEntry> transmit;        // limits::transmit_entries_max
+    std::span<std::byte> stream;              // limits::receive_buffer_bytes
+};
+
+struct TcpCounters {  // of one connection, this process
+    std::uint64_t received_bytes = 0;
+    std::uint64_t sent_bytes = 0;
+    std::uint64_t commands = 0;
+};
+
+class TcpConnection final : public nvme::Connection, private reactor::BufferWaiter {
+  public:
+    // What it needs of its surroundings; all outlive it.
+    struct Surroundings {
+        reactor::Reactor& reactor;
+        nvme::Target& target;
+        reactor::BufferPool& buffers;
+        const MemoryRegions& regions;
+        const TcpOptions& options;
+        // The connection has ended, nothing refers to it any more; the owner closes the socket and destroys
+        // it.
+        std::function<void(TcpConnection&)> ended;
+    };
+
+    // Takes `socket` (blocking mode) over; the owner closes it.
+    TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots, nvme::Endpoint endpoint);
+    ~TcpConnection() override;
+
+    // A new connection: formats the record and begins to receive.
+    void open(std::uint64_t id);
+
+    // A connection of a dead predecessor. False: the records contradict the socket or themselves
+    // (`reason()`), the connection must be closed. After that `resume` sends and receives, and
+    // `execute_adopted` executes what was in flight, once the devices are free of the dead process.
+    bool adopt();
+    void resume();
+    enum class InFlight : std::uint8_t { replay, abort };
+    std::uint32_t execute_adopted(InFlight policy);
+
+    // nvme::Connection
+    void respond(nvme::Command& command) override;
+    void disconnect(bool drain, const char* reason) override;
+    const nvme::Endpoint& endpoint() const override { return endpoint_; }
+    const nvme::TransportTraits& traits() const override { return around_.options.traits; }
+    void queue_sized(std::uint16_t entries) override;
+    std::uint32_t connection_slot() const override { return slots_.number; }
+    bool needs_stable_data() const override { return record_.data_digest != 0; }
+
+    int socket() const { return socket_; }
+    std::uint64_t id() const { return record_.id; }
+    const ConnectionRecord& record() const { return record_; }
+    const TcpCounters& counters() const { return counters_; }
+    const std::string& reason() const { return reason_; }
+    nvme::QueuePair& queue() { return queue_; }
+    bool stalled() const { return stalled_; }
+    bool ending() const { return ending_; }
+    bool initialized() const { return record_.receive.current().phase != ReceivePhase::handshake; }
+
+  private:
+    enum class Step : std::uint8_t { again, need_more, stop };
+
+    // tcp_receive.cc
+    void arm_receive();
+    void move_to_start(ReceiveState& state);
+    void received(std::int32_t result);
+    void parse();
+    Step parse_one(ReceiveState& state);
+    Step parse_header(ReceiveState& state);
+    Step take_ic_req(ReceiveState& state, const std::byte* pdu);
+    Step take_capsule(ReceiveState& state, const std::byte* pdu, const wire::PduLayout& layout,
+                      std::uint64_t available);
+    Step take_h2c_data(ReceiveState& state, const std::byte* pdu, const wire::PduLayout& layout,
+                       std::uint64_t available);
+    Step take_data(ReceiveState& state);
+    Step take_skip(ReceiveState& state);
+    void begin_data(ReceiveState& state);
+    void capsule_data_complete(nvme::Command& command, bool digest_ok);
+    void h2c_data_complete(nvme::Command& command, std::uint32_t received_bytes);
+    void make_ready(nvme::Command& command);
+    void start(nvme::Command& command);
+    std::uint32_t r2t_bytes(const nvme::CommandRecord& command) const;
+    Step fail_pdu(ReceiveState& state, wire::PduError error, const std::byte* pdu, std::size_t bytes);
+    Step end_without_word(const char* reason);
+    void record_flight(wire::PduType type, std::uint16_t cid, std::uint8_t opcode, std::uint32_t pdu_bytes,
+                       std::uint64_t stream_offset, std::uint32_t detail);
+    bool host_owes_bytes() const;
+    const std::byte* stream_at(const ReceiveState& state, std::uint64_t position) const {
+        return slots_.stream.data() + state.base_address + (position - state.base_stream);
+    }
+    std::byte* data_at(const nvme::CommandRecord& command) const {
+        return around_.regions.at(command.data_region, command.data_offset);
+    }
+    void commit(const ReceiveState& state);
+    void buffer_available() override;
+
+    // tcp_transmit.cc
+    wire::Digests digests() const { return {record_.header_digest != 0, record_.data_digest != 0}; }
+    void request_data(nvme::Command& command);
+    void append_waiting(nvme::Command& command);
+    void serve_waiting();
+    std::byte* split_memory() const { return reinterpret_cast<std::byte*>(&record_) + split_data_offset; }
+    bool try_respond(nvme::Command& command);
+    bool room_for(std::uint32_t entries) const {
+        return record_.transmit_tail + entries - first_unsent_ <= record_.transmit_slots;
+    }
+    TransmitEntry& entry(std::uint64_t sequence) {
+        return slots_.transmit[sequence & (record_.transmit_slots - 1)];
+    }
+    TransmitEntry& next_entry(std::uint32_t ahead, std::uint64_t stream_offset);
+    void put_header(TransmitEntry& entry, const void* header, std::size_t bytes);
+    void queue_control(std::uint32_t control_offset, std::uint32_t bytes);
+    void publish(std::uint64_t new_tail, std::uint64_t new_end);
+    void flush();
+    std::size_t gather(std::span<iovec> segments);
+    void sent(std::int32_t result);
+    void advance_sent(std::uint64_t position);
+    void keep_split_block();
+    const std::byte* entry_data(const TransmitEntry& entry) const;
+
+    // tcp_connection.cc
+    bool draining_after_error() const { return record_.receive.current().phase == ReceivePhase::closing; }
+    void drained();
+    base::Nanoseconds half_closed_deadline() const { return half_closed_at_ + around_.options.close_timeout; }
+    void begin_ending(const char* reason);
+    void finish_ending();
+    void progress_check();
+    void watch_progress();
+
+    // tcp_recovery.cc
+    bool refuse(std::string why);
+    bool adopt_transmit(std::uint64_t sent_position);
+    bool adopt_commands(ReceiveState& state);
+    void resume_receiving(nvme::Command& command, const ReceiveState& state);
+    void ready_after_adoption(nvme::Command& command, bool in_capsule);
+
+    struct SocketOperation : reactor::Operation {
+        TcpConnection* connection = nullptr;
+    };
+    struct FlushWork : reactor::Deferred {
+        FlushWork(reactor::Reactor& reactor, TcpConnection& owner);
+        TcpConnection& connection;
+    };
+    struct ProgressTimer : reactor::Timer {
+        ProgressTimer(reactor::Reactor& reactor, TcpConnection& owner);
+        TcpConnection& connection;
+    };
+
+    Surroundings& around_;
+    const int socket_;
+    TcpSlots slots_;
+    ConnectionRecord& record_;
+    nvme::Endpoint endpoint_;
+    nvme::QueuePair queue_;
+    TcpCounters counters_;
+    std::string reason_;
+
+    // Receiving.
+    SocketOperation receive_operation_;
+    msghdr receive_message_{};
+    iovec receive_segments_[2]{};
+    std::uint64_t received_ = 0;  // stream offset up to which bytes are in place
+    bool receive_armed_ = false;
+    bool stalled_ = false;             // no data buffer for the capsule at `consumed`
+    std::uint32_t requests_open_ = 0;  // commands whose data was requested and is not complete
+
+    // Sending.
+    SocketOperation send_operation_;
+    msghdr send_message_{};
+    std::unique_ptr<iovec[]> send_segments_;
+    std::uint64_t first_unsent_ = 0;   // sequence number
+    std::uint64_t sent_position_ = 0;  // stream offset
+    std::uint64_t queued_end_ = 0;     // stream offset behind the last entry
+    bool send_armed_ = false;
+    nvme::Command* waiting_first_ = nullptr;  // done, but the transmit queue has no room
+    nvme::Command* waiting_last_ = nullptr;
+    FlushWork flush_;
+
+    // Life.
+    ProgressTimer progress_;
+    base::Nanoseconds last_received_at_ = 0;
+    base::Nanoseconds last_sent_at_ = 0;
+    base::Nanoseconds opened_at_ = 0;
+    bool draining_ = false;       // ends when the transmit queue is empty
+    bool end_requested_ = false;  // ends at the end of this iteration
+    base::Nanoseconds half_closed_at_ = 0;
+    bool half_closed_ = false;  // the termination request was sent, the host may still talk
+    bool ending_ = false;       // the socket is shut down
+    bool queue_idle_ = false;
+    std::vector<std::uint16_t> adopted_live_;   // between adopt and resume
+    std::vector<std::uint16_t> adopted_ready_;  // between resume and execute_adopted
+};
+
+}  // namespace transport

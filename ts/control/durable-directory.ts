@@ -1,0 +1,250 @@
+// The durable directory: what must be the same after a restart of the process or the machine. Three small JSON files:
+//   identity.json   the server's UUID; UUID, NGUID and serial of everything that hosts ever saw
+//   changes.json    run-time changes against the configuration file (recovery/changes.ts)
+//   discovery.json  how far the discovery generation counter may have counted
+// A file is replaced whole: written beside, fsync, rename, fsync of the directory. So a reader finds the old or the
+// new content and never half of one, and what was acknowledged is on the medium. One server per directory: a socket
+// in the abstract name space is the lock, because the kernel releases it with the process.
+
+import { randomUUID } from "node:crypto";
+import { constants } from "node:fs";
+import { access, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { createServer, type Server } from "node:net";
+import { join } from "node:path";
+import type { Identities } from "../config/complete.js";
+import { KeelError, toKeelError } from "../model/errors.js";
+import { type Hex128, parseHex128 } from "../model/ids.js";
+import { isJsonObject, type Json, type JsonObject, toJson } from "../model/json.js";
+import type { Change } from "../recovery/changes.js";
+
+const fileBytesMax = 64 << 20;
+/** The counter's reserve: one write to the disk per so many changes. */
+const generationsReserved = 256n;
+
+export type RecordedChanges = {
+  readonly changes: readonly Change[];
+  /** What held before, while a change is being carried out; null once it is done. */
+  readonly previous: readonly Change[] | null;
+};
+
+const emptyChanges: RecordedChanges = { changes: [], previous: null };
+
+function corrupt(path: string, why: string): KeelError {
+  return new KeelError("E_STATE_CORRUPT", `${path}: ${why}`, { path });
+}
+
+const isText = (value: unknown): value is string => typeof value === "string";
+
+function parseChanges(value: Json | undefined, path: string): Change[] {
+  if (!Array.isArray(value)) throw corrupt(path, "changes is not a list");
+  return value.map((entry) => {
+    if (!isJsonObject(entry) || !isText(entry["object"])) throw corrupt(path, "a change has no object");
+    return { object: entry["object"], file: entry["file"] ?? null, now: entry["now"] ?? null };
+  });
+}
+
+function parseIdentities(value: JsonObject, path: string): Identities {
+  const server = isText(value["server"]) ? parseHex128(value["server"]) : null;
+  const { namespaces, serials } = value;
+  if (server === null) throw corrupt(path, "the server's UUID is missing");
+  if (!isJsonObject(namespaces) || !isJsonObject(serials))
+    throw corrupt(path, "namespaces or serials are missing");
+  const identities: Record<string, { uuid: string; nguid: string }> = {};
+  for (const [key, entry] of Object.entries(namespaces)) {
+    const { uuid, nguid } = isJsonObject(entry) ? entry : {};
+    if (!isText(uuid) || !isText(nguid) || parseHex128(uuid) === null || parseHex128(nguid) === null) {
+      throw corrupt(path, `the identity of ${key} is damaged`);
+    }
+    identities[key] = { uuid, nguid };
+  }
+  const texts: Record<string, string> = {};
+  for (const [nqn, serial] of Object.entries(serials)) {
+    if (!isText(serial)) throw corrupt(path, `the serial of ${nqn} is damaged`);
+    texts[nqn] = serial;
+  }
+  return { server, namespaces: identities, serials: texts };
+}
+
+export class DurableDirectory {
+  readonly path: string;
+  private readonly lock: Server;
+  private identityRecord: Identities;
+  private changeRecord: RecordedChanges;
+  private generationReserved: bigint;
+  private writing: Promise<void> = Promise.resolve();
+
+  private constructor(
+    path: string,
+    lock: Server,
+    identities: Identities,
+    changes: RecordedChanges,
+    reserved: bigint,
+  ) {
+    this.path = path;
+    this.lock = lock;
+    this.identityRecord = identities;
+    this.changeRecord = changes;
+    this.generationReserved = reserved;
+  }
+
+  /** Creates the directory if need be. Throws E_STATE_DIRECTORY, E_ALREADY_RUNNING, E_STATE_CORRUPT. */
+  static async open(path: string): Promise<DurableDirectory> {
+    try {
+      await mkdir(path, { recursive: true, mode: 0o750 });
+      await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
+    } catch (thrown) {
+      const reason = (thrown as NodeJS.ErrnoException).code ?? String(thrown);
+      throw new KeelError("E_STATE_DIRECTORY", `cannot use the state directory ${path} (${reason})`, {
+        path,
+      });
+    }
+    const lock = await takeLock(path);
+    try {
+      const identity = await readJson(join(path, "identity.json"));
+      const changes = await readJson(join(path, "changes.json"));
+      const discovery = await readJson(join(path, "discovery.json"));
+      const identities: Identities =
+        identity === null
+          ? { server: parseHex128(randomUUID()) as Hex128, namespaces: {}, serials: {} }
+          : parseIdentities(identity, join(path, "identity.json"));
+      const directory = new DurableDirectory(
+        path,
+        lock,
+        identities,
+        changes === null ? emptyChanges : readChanges(changes, join(path, "changes.json")),
+        discovery === null ? 0n : readGeneration(discovery, join(path, "discovery.json")),
+      );
+      if (identity === null) await directory.writeIdentities(identities);
+      return directory;
+    } catch (thrown) {
+      lock.close();
+      throw thrown;
+    }
+  }
+
+  get identities(): Identities {
+    return this.identityRecord;
+  }
+
+  get changes(): RecordedChanges {
+    return this.changeRecord;
+  }
+
+  async writeIdentities(identities: Identities): Promise<void> {
+    await this.write("identity.json", { version: 1, ...identities });
+    this.identityRecord = identities;
+  }
+
+  async writeChanges(record: RecordedChanges): Promise<void> {
+    await this.write("changes.json", { version: 1, ...record });
+    this.changeRecord = record;
+  }
+
+  /** Where the counter starts: never below what hosts may have seen. */
+  async takeGeneration(): Promise<bigint> {
+    const start = this.generationReserved + 1n;
+    await this.reserveGeneration(start);
+    return start;
+  }
+
+  /** Called with each value that the counter reaches; writes only when the reserve is used up. */
+  async reserveGeneration(value: bigint): Promise<void> {
+    if (value < this.generationReserved) return;
+    const reserved = value + generationsReserved;
+    this.generationReserved = reserved;
+    await this.write("discovery.json", { version: 1, reserved: String(reserved) });
+  }
+
+  async close(): Promise<void> {
+    await this.writing.catch(() => undefined);
+    await new Promise<void>((resolve) => this.lock.close(() => resolve()));
+  }
+
+  private write(name: string, value: unknown): Promise<void> {
+    const next = this.writing
+      .catch(() => undefined)
+      .then(() => replaceFile(this.path, name, `${toJson(value, 2)}\n`));
+    this.writing = next;
+    return next;
+  }
+}
+
+function readChanges(value: JsonObject, path: string): RecordedChanges {
+  const previous = value["previous"];
+  return {
+    changes: parseChanges(value["changes"], path),
+    previous: previous === null || previous === undefined ? null : parseChanges(previous, path),
+  };
+}
+
+function readGeneration(value: JsonObject, path: string): bigint {
+  const reserved = value["reserved"];
+  if (!isText(reserved) || !/^\d{1,19}$/.test(reserved))
+    throw corrupt(path, "the generation counter is damaged");
+  return BigInt(reserved);
+}
+
+async function readJson(path: string): Promise<JsonObject | null> {
+  let text: string;
+  try {
+    if ((await stat(path)).size > fileBytesMax) throw corrupt(path, "is larger than 64 MiB");
+    text = await readFile(path, "utf8");
+  } catch (thrown) {
+    if (thrown instanceof KeelError) throw thrown;
+    const { code } = thrown as NodeJS.ErrnoException;
+    if (code === "ENOENT") return null;
+    throw new KeelError("E_STATE_DIRECTORY", `cannot read ${path} (${code ?? String(thrown)})`, { path });
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw corrupt(path, "is not JSON");
+  }
+  if (!isJsonObject(value)) throw corrupt(path, "is not a JSON object");
+  if (value["version"] !== 1)
+    throw corrupt(path, `has version ${JSON.stringify(value["version"])}; known is 1`);
+  return value;
+}
+
+async function replaceFile(directory: string, name: string, text: string): Promise<void> {
+  const temporary = join(directory, `${name}.new`);
+  try {
+    const file = await open(temporary, "w", 0o640);
+    try {
+      await file.writeFile(text, "utf8");
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, join(directory, name));
+    const folder = await open(directory, "r");
+    try {
+      await folder.sync();
+    } finally {
+      await folder.close();
+    }
+  } catch (thrown) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw new KeelError(
+      "E_STATE_WRITE",
+      `cannot write ${join(directory, name)}: ${toKeelError(thrown).message}`,
+    );
+  }
+}
+
+async function takeLock(path: string): Promise<Server> {
+  const { dev, ino } = await stat(path);
+  const server = createServer((socket) => socket.destroy());
+  return new Promise((resolve, reject) => {
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      const text =
+        error.code === "EADDRINUSE" ? "another server uses" : `cannot lock (${error.code ?? error.message})`;
+      reject(new KeelError("E_ALREADY_RUNNING", `${text} the state directory ${path}`, { path }));
+    });
+    server.listen(`\0keel-state-${dev}-${ino}`, () => {
+      server.unref();
+      resolve(server);
+    });
+  });
+}

@@ -1,0 +1,160 @@
+// Brings the engine from what is to what should be, one plan at a time, and knows at every moment where it stands.
+//
+// Two ways to treat a failing step. `strict` (a change that somebody asked for): the plan stops, what was done is
+// undone by the plan back to where it started, and the error is thrown. `lenient` (start-up, later retries): a device
+// that cannot be opened waits together with all that stands on it, and is tried again; only what hosts need to reach
+// the server at all (a listener) fails the start.
+
+import { advance, diff, type Step } from "../config/diff.js";
+import { type ErrorReport, KeelError, toKeelError } from "../model/errors.js";
+import { toJson } from "../model/json.js";
+import { type DeviceWanted, emptyState, type State } from "../model/state.js";
+import type { NativeEngine } from "../native/addon.js";
+import { withDeadline } from "./deadline.js";
+import type { Log } from "./log.js";
+import { executeStep, subjectOf } from "./steps.js";
+
+const stepDeadlineMs = 60_000;
+
+export type Waiting = { readonly device: DeviceWanted; readonly error: ErrorReport };
+
+export class Reconciler {
+  private readonly engine: NativeEngine;
+  private readonly log: Log;
+  private current: State = emptyState;
+  private readonly waitingDevices = new Map<string, Waiting>();
+  private readonly deadlineMs: number;
+
+  constructor(engine: NativeEngine, log: Log, deadlineMs: number = stepDeadlineMs) {
+    this.engine = engine;
+    this.log = log;
+    this.deadlineMs = deadlineMs;
+  }
+
+  /** What the engine has now. */
+  get actual(): State {
+    return this.current;
+  }
+
+  /** Devices that are wanted and could not be opened yet. */
+  get waiting(): ReadonlyMap<string, Waiting> {
+    return this.waitingDevices;
+  }
+
+  /** All or nothing. Throws the first step's error after undoing what came before it. */
+  async strict(desired: State): Promise<Step[]> {
+    const before = this.current;
+    const done: Step[] = [];
+    for (const step of diff(before, desired)) {
+      if (this.dependsOnWaiting(step, desired)) continue;
+      try {
+        await this.run(step);
+        done.push(step);
+      } catch (thrown) {
+        const error = toKeelError(thrown);
+        const left = done.length === 0 ? [] : await this.undo(before);
+        if (left.length > 0) {
+          throw new KeelError(error.code, `${error.message}; undoing it failed at: ${left.join(", ")}`, {
+            path: error.path,
+            cause: error.causeText,
+            fix: error.fix,
+          });
+        }
+        throw error;
+      }
+    }
+    this.forgetWaiting(desired);
+    return done;
+  }
+
+  /** As far as it goes. Throws only for a listener. Answers the steps that were carried out. */
+  async lenient(desired: State): Promise<Step[]> {
+    const done: Step[] = [];
+    this.forgetWaiting(desired);
+    const skipped = new Set<string>();
+    for (const step of diff(this.current, desired)) {
+      if (this.standsOn(step, skipped)) {
+        if (step.type === "add-device") skipped.add(step.device.name);
+        continue;
+      }
+      try {
+        await this.run(step);
+        done.push(step);
+        if (step.type === "add-device" && this.waitingDevices.delete(step.device.name)) {
+          this.log.info({ device: step.device.name }, `device ${step.device.name} is there now`);
+        }
+      } catch (thrown) {
+        const error = toKeelError(thrown);
+        if (step.type === "add-listener") throw error;
+        if (step.type === "add-device") {
+          skipped.add(step.device.name);
+          this.wait(step.device, error);
+        } else {
+          this.log.error({ code: error.code, step: step.type }, error.message);
+        }
+      }
+    }
+    return done;
+  }
+
+  private wait(device: DeviceWanted, error: KeelError): void {
+    const known = this.waitingDevices.get(device.name);
+    if (known === undefined || known.error.message !== error.message) {
+      this.log.warn(
+        { code: error.code, device: device.name },
+        `device ${device.name} is not there yet: ${error.message}`,
+      );
+    }
+    this.waitingDevices.set(device.name, { device, error: error.report() });
+  }
+
+  /** A device whose wish changed or went away is not waited for any more. */
+  private forgetWaiting(desired: State): void {
+    for (const [name, { device }] of this.waitingDevices) {
+      const wanted = desired.devices.find((candidate) => candidate.name === name);
+      if (wanted === undefined || toJson(wanted) !== toJson(device)) this.waitingDevices.delete(name);
+    }
+  }
+
+  private standsOn(step: Step, devices: ReadonlySet<string>): boolean {
+    if (step.type === "add-namespace") return devices.has(step.namespace.device);
+    return step.type === "add-device" && step.device.base !== null && devices.has(step.device.base);
+  }
+
+  /** A change elsewhere does not fail because of a device that was missing before. */
+  private dependsOnWaiting(step: Step, desired: State): boolean {
+    const still = new Set<string>();
+    for (const device of desired.devices) {
+      const waiting = this.waitingDevices.get(device.name);
+      const same = waiting !== undefined && toJson(waiting.device) === toJson(device);
+      if (same || (device.base !== null && still.has(device.base))) still.add(device.name);
+    }
+    return this.standsOn(step, still) || (step.type === "add-device" && still.has(step.device.name));
+  }
+
+  private async run(step: Step): Promise<void> {
+    const late = (succeeded: boolean): void => {
+      this.log.warn(
+        { step: step.type },
+        `${subjectOf(step)}: ended after its deadline, ${succeeded ? "done" : "failed"}`,
+      );
+      if (succeeded) this.current = advance(this.current, step);
+    };
+    await withDeadline(executeStep(this.engine, step), this.deadlineMs, subjectOf(step), late);
+    this.current = advance(this.current, step);
+  }
+
+  /** Back to `before`; answers the subjects of the steps that failed. */
+  private async undo(before: State): Promise<string[]> {
+    const failed: string[] = [];
+    for (const step of diff(this.current, before)) {
+      try {
+        await this.run(step);
+      } catch (thrown) {
+        failed.push(subjectOf(step));
+        this.log.error({ step: step.type }, `undoing failed: ${toKeelError(thrown).message}`);
+      }
+    }
+    return failed;
+  }
+}

@@ -1,0 +1,393 @@
+// The server: owns the engine, takes one change at a time, makes each durable, and reconciles.
+//
+// A change goes: document → checks → plan → recorded (with what held before) → carried out → recorded as done. Killed
+// in between, the next start finds the record: it carries the change out, or falls back to what held before if that
+// is impossible. A change that fails is undone and its record taken back. So after any kill there is the old
+// configuration or the new one.
+
+import { performance } from "node:perf_hooks";
+import { type Context, complete, type Identities, namespaceKey } from "../config/complete.js";
+import { dataLost, describeStep, diff, type Step, unchangedCount } from "../config/diff.js";
+import { type Loaded, parseDocument } from "../config/load.js";
+import { KeelError, toKeelError } from "../model/errors.js";
+import { type JsonObject, sameJson, toJson } from "../model/json.js";
+import type { Desired, LogLevel, State } from "../model/state.js";
+import type { ServerStatus } from "../model/status.js";
+import type { EngineEvent, NativeEngine } from "../native/addon.js";
+import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
+import { admit } from "./admission.js";
+import { withDeadline } from "./deadline.js";
+import type { DurableDirectory } from "./durable-directory.js";
+import { EventRing } from "./events.js";
+import type { Log } from "./log.js";
+import { Reconciler } from "./reconciler.js";
+import { serverStatus } from "./report.js";
+
+const retryMs = 2_000;
+const statusDeadlineMs = 5_000;
+const stopDeadlineMs = 10_000;
+
+export type ServerParts = {
+  readonly engine: NativeEngine;
+  readonly directory: DurableDirectory;
+  readonly log: Log;
+  readonly context: Omit<Context, "identities">;
+  readonly version: string;
+  /** The file that the configuration came from, and how to read it again; null: built-in defaults. */
+  readonly configFile: string | null;
+  readonly setLogLevel: (level: LogLevel) => void;
+};
+
+export type ChangeOptions = { readonly dryRun: boolean; readonly allowDataLoss: boolean };
+export type ChangeResult = {
+  readonly applied: boolean;
+  /** One line per step, as people read them. */
+  readonly steps: string[];
+  readonly unchanged: number;
+  /** What the steps destroy for good. */
+  readonly lost: string[];
+  /** Keys that take effect at the next start only. */
+  readonly needsRestart: string[];
+};
+
+export class Server {
+  private readonly parts: ServerParts;
+  private readonly reconciler: Reconciler;
+  private readonly events = new EventRing();
+  private readonly startedMs = Date.now();
+  private file: Loaded;
+  private raw: JsonObject;
+  private desired: Desired;
+  private queue: Promise<unknown> = Promise.resolve();
+  private retry: NodeJS.Timeout | null = null;
+  private stopping = false;
+
+  /** `file`: the configuration as its file has it. */
+  constructor(parts: ServerParts, file: Loaded) {
+    this.parts = parts;
+    this.file = file;
+    this.raw = file.raw;
+    this.desired = this.complete(file);
+    this.reconciler = new Reconciler(parts.engine, parts.log);
+  }
+
+  get configuration(): JsonObject {
+    return this.raw;
+  }
+
+  get settings(): Desired["settings"] {
+    return this.desired.settings;
+  }
+
+  /** Starts the engine and brings up what the file and the recorded changes say. */
+  async start(): Promise<void> {
+    const { engine, directory, log } = this.parts;
+    engine.start((event) => this.onEvent(event));
+    await engine.setLoading(true);
+    const record = directory.changes;
+    let kept = await this.bringUp(record.previous ?? record.changes);
+    if (record.previous !== null) kept = (await this.finish(record.changes)) ?? kept;
+    if (record.previous !== null || !sameJson(kept, record.changes)) {
+      await directory.writeChanges({ changes: kept, previous: null });
+    }
+    await this.rememberIdentities(this.desired.state);
+    await engine.setLoading(false);
+    this.scheduleRetry();
+  }
+
+  /** The change that a dead predecessor was carrying out: done now, or (null) undone. */
+  private async finish(changes: readonly Change[]): Promise<readonly Change[] | null> {
+    const { log, context } = this.parts;
+    try {
+      const merge = mergeChanges(this.file.raw, changes);
+      const loaded = parseDocument(merge.raw, context.node);
+      await this.reconciler.strict(this.complete(loaded).state);
+      this.adopt(loaded);
+      log.info({}, "the change that was under way when the server ended has been finished");
+      return merge.kept;
+    } catch (thrown) {
+      const error = toKeelError(thrown);
+      log.warn(
+        { code: error.code },
+        `the change that was under way when the server ended is undone: ${error.message}`,
+      );
+      return null;
+    }
+  }
+
+  private async bringUp(changes: readonly Change[]): Promise<readonly Change[]> {
+    const { log } = this.parts;
+    const merge = mergeChanges(this.file.raw, changes);
+    for (const { object } of merge.dropped) {
+      log.warn(
+        { object },
+        `${object}: the configuration file was edited after it was changed at run time; the file holds`,
+      );
+    }
+    let loaded: Loaded;
+    let kept = merge.kept;
+    try {
+      loaded = parseDocument(merge.raw, this.parts.context.node);
+    } catch (thrown) {
+      // The file and the changes do not fit together any more: the file is what somebody wrote by hand.
+      const objects = merge.kept.map(({ object }) => object).join(", ");
+      log.error(
+        { objects },
+        `changes made at run time do not fit the configuration file any more and are dropped: ${toKeelError(thrown).message}`,
+      );
+      loaded = this.file;
+      kept = [];
+    }
+    this.adopt(loaded);
+    await this.reconciler.lenient(this.desired.state);
+    return kept;
+  }
+
+  /** Reads as: from now on this is wanted. */
+  private adopt(loaded: Loaded): void {
+    this.raw = loaded.raw;
+    const settings = this.desired.settings;
+    this.desired = { ...this.complete(loaded), settings };
+    this.parts.setLogLevel(this.desired.logLevel);
+  }
+
+  private complete(loaded: Loaded): Desired {
+    const { context, directory } = this.parts;
+    return complete(loaded.document, { ...context, identities: directory.identities });
+  }
+
+  /** Whatever hosts may see gets an identity that is never derived again. */
+  private async rememberIdentities(state: State): Promise<void> {
+    const { identities } = this.parts.directory;
+    const namespaces = { ...identities.namespaces };
+    const serials = { ...identities.serials };
+    for (const { nqn, serial, namespaces: list } of state.subsystems) {
+      serials[nqn] = serial;
+      for (const { nsid, uuid, nguid } of list) namespaces[namespaceKey(nqn, nsid)] = { uuid, nguid };
+    }
+    const next: Identities = { ...identities, namespaces, serials };
+    if (!sameJson(next, identities)) await this.parts.directory.writeIdentities(next);
+  }
+
+  /** One change at a time; whoever comes later waits for whoever came first. */
+  private inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
+    const next = this.queue.then(() => {
+      if (this.stopping) throw new KeelError("E_STOPPING", "the server is stopping");
+      return work();
+    });
+    this.queue = next.catch(() => undefined);
+    return next;
+  }
+
+  /** `edit` answers the document as it should be, from a copy that it may change. */
+  change(edit: (raw: JsonObject) => JsonObject, options: ChangeOptions): Promise<ChangeResult> {
+    return this.inTurn(() => this.changeNow(edit(structuredClone(this.raw)), options));
+  }
+
+  /** The document as a whole: what it does not name is removed. */
+  apply(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
+    return this.inTurn(async () => {
+      const merged: JsonObject = {};
+      for (const [key, value] of Object.entries(this.raw)) {
+        if (!changeableSections.includes(key)) merged[key] = value;
+      }
+      for (const [key, value] of Object.entries(raw)) {
+        if (changeableSections.includes(key)) merged[key] = value;
+      }
+      // Faults in the other keys are faults too, although they take effect later.
+      const given = parseDocument(raw, this.desired.settings.node);
+      const needsRestart = this.needRestart(this.complete(given));
+      return { ...(await this.changeNow(merged, options)), needsRestart };
+    });
+  }
+
+  /** The configuration file again, after somebody edited it. `read` throws if it has faults: then all stays. */
+  reload(read: () => Loaded): Promise<ChangeResult> {
+    return this.inTurn(async () => {
+      const file = read();
+      const merge = mergeChanges(file.raw, this.parts.directory.changes.changes);
+      for (const { object } of merge.dropped)
+        this.parts.log.warn({ object }, `${object}: the edited file holds`);
+      const before = this.file;
+      this.file = file;
+      try {
+        const needsRestart = this.needRestart(this.complete(file));
+        return {
+          ...(await this.changeNow(merge.raw, { dryRun: false, allowDataLoss: false })),
+          needsRestart,
+        };
+      } catch (thrown) {
+        this.file = before;
+        throw thrown;
+      }
+    });
+  }
+
+  private needRestart(next: Desired): string[] {
+    const now = this.desired.settings;
+    const { settings } = next;
+    const limits = (Object.keys(now.limits) as (keyof typeof now.limits)[])
+      .filter((key) => now.limits[key] !== settings.limits[key])
+      .map((key) => `limits.${key}`);
+    const others = (["node", "digests", "stateDirectory", "rpcSocket", "httpListen"] as const).filter(
+      (key) => toJson(now[key]) !== toJson(settings[key]),
+    );
+    return [...others, ...limits];
+  }
+
+  private async changeNow(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
+    const { directory } = this.parts;
+    const loaded = parseDocument(raw, this.desired.settings.node);
+    const next = { ...this.complete(loaded), settings: this.desired.settings };
+    const steps = diff(this.reconciler.actual, next.state);
+    const lost = steps.map(dataLost).filter((text) => text !== null);
+    const result: ChangeResult = {
+      applied: !options.dryRun,
+      steps: steps.map(describeStep),
+      unchanged: unchangedCount(next.state, steps),
+      lost,
+      needsRestart: [],
+    };
+    if (options.dryRun) return result;
+    if (lost.length > 0 && !options.allowDataLoss) {
+      throw new KeelError("E_DATA_LOSS", `this would destroy ${lost.join(" and ")}`);
+    }
+
+    const before = directory.changes.changes;
+    const changes = changesBetween(this.file.raw, raw);
+    await this.rememberIdentities(next.state);
+    if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: before });
+    try {
+      await this.reconciler.strict(next.state);
+    } catch (thrown) {
+      await directory.writeChanges({ changes: before, previous: null }).catch((error: unknown) => {
+        this.parts.log.error({}, `the record of a failed change stays: ${toKeelError(error).message}`);
+      });
+      this.scheduleRetry();
+      throw thrown;
+    }
+    this.adopt(loaded);
+    if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: null });
+    this.report(steps);
+    this.scheduleRetry();
+    return result;
+  }
+
+  private report(steps: readonly Step[]): void {
+    for (const step of steps) {
+      const text = describeStep(step).replaceAll(/ {2,}/g, " ");
+      this.events.add("info", text);
+      this.parts.log.info({ area: "config" }, text);
+    }
+  }
+
+  /** While something waits, it is tried again; otherwise there is no timer. */
+  private scheduleRetry(): void {
+    const behind =
+      this.reconciler.waiting.size > 0 || diff(this.reconciler.actual, this.desired.state).length > 0;
+    if (!behind || this.retry !== null || this.stopping) return;
+    this.retry = setTimeout(() => {
+      this.retry = null;
+      this.inTurn(() => this.reconciler.lenient(this.desired.state))
+        .then((steps) => this.report(steps))
+        .catch((error: unknown) => this.parts.log.warn({}, toKeelError(error).message))
+        .finally(() => this.scheduleRetry());
+    }, retryMs);
+    this.retry.unref();
+  }
+
+  /** Looks at a medium again that was grown or shrunk outside. Answers the new size. */
+  rescan(device: string): Promise<bigint> {
+    return this.inTurn(async () => {
+      if (!this.reconciler.actual.devices.some(({ name }) => name === device)) {
+        throw new KeelError("E_NOT_FOUND", `there is no device "${device}"`);
+      }
+      try {
+        return await this.parts.engine.resizeDevice(device, null);
+      } catch (thrown) {
+        throw toKeelError(thrown);
+      }
+    });
+  }
+
+  async disconnect(hostNqn: string, subsystem: string | null): Promise<number> {
+    return withDeadline(
+      this.parts.engine.disconnectHost(hostNqn, subsystem),
+      statusDeadlineMs,
+      "disconnecting",
+    );
+  }
+
+  async status(): Promise<ServerStatus> {
+    const engine = await withDeadline(this.parts.engine.status(), statusDeadlineMs, "the engine's status");
+    const memory = process.memoryUsage.rss();
+    const cpu = process.cpuUsage();
+    return serverStatus(engine, this.desired, this.reconciler.actual, this.reconciler.waiting, {
+      version: this.parts.version,
+      pid: process.pid,
+      startedMs: this.startedMs,
+      nowMs: Date.now(),
+      configFile: this.parts.configFile,
+      changedAtRunTime: changesBetween(this.file.raw, this.raw).map(({ object }) => object),
+      keeper: null,
+      process: {
+        residentBytes: memory,
+        cpuSeconds: (cpu.user + cpu.system) / 1e6,
+        eventLoopUtilization: performance.eventLoopUtilization().utilization,
+      },
+      events: this.events.list(),
+    });
+  }
+
+  private onEvent(event: EngineEvent): void {
+    const { log, engine, directory } = this.parts;
+    switch (event.type) {
+      case "connect": {
+        const decision = this.stopping
+          ? { allow: false, reason: "the server is stopping" }
+          : admit(this.desired.state, event);
+        engine.admit(event.request, decision.allow, decision.reason);
+        if (!decision.allow) {
+          this.events.add("warn", `${event.hostNqn} refused at ${event.subsystem}: ${decision.reason}`);
+          log.warn(
+            { host: event.hostNqn, subsystem: event.subsystem, peer: event.peerAddress },
+            `host refused: ${decision.reason}`,
+          );
+        }
+        return;
+      }
+      case "log":
+        log[event.level]({ area: event.area }, event.message);
+        return;
+      case "controller": {
+        const text = `${event.hostNqn} ${event.change} ${event.change === "connected" ? "to" : "from"} ${event.subsystem}`;
+        this.events.add("info", event.reason === "" ? text : `${text}: ${event.reason}`);
+        log.info({ area: "host", cntlid: event.cntlid, reason: event.reason }, text);
+        return;
+      }
+      case "discovery-generation":
+        directory.reserveGeneration(event.generation).catch((error: unknown) => {
+          log.error({}, `the discovery generation counter is not durable: ${toKeelError(error).message}`);
+        });
+        return;
+      case "device":
+        this.events.add(
+          event.state === "ok" ? "info" : "warn",
+          `device ${event.device}: ${event.state} ${event.reason}`.trimEnd(),
+        );
+        log.warn(
+          { device: event.device, state: event.state },
+          `device ${event.device}: ${event.state} ${event.reason}`.trimEnd(),
+        );
+    }
+  }
+
+  /** Ends connections in an orderly way and closes what is open. */
+  async stop(): Promise<void> {
+    this.stopping = true;
+    if (this.retry !== null) clearTimeout(this.retry);
+    await this.queue;
+    await withDeadline(this.parts.engine.stop(), stopDeadlineMs, "stopping the engine");
+    await this.parts.directory.close();
+  }
+}

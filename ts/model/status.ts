@@ -1,0 +1,136 @@
+// What a running server says of itself: the answer of keel.status and keel.ls, the source of the metrics and of
+// `keel top`. Plain JSON: sizes and times are numbers, absent is null.
+
+import type { Histogram } from "./histogram.js";
+
+export type DeviceReport = {
+  name: string;
+  kind: string;
+  path: string | null;
+  base: string | null;
+  sizeBytes: number;
+  blockBytes: number;
+  physicalBlockBytes: number;
+  readOnly: boolean;
+  volatileCache: boolean;
+  canDeallocate: boolean;
+  canWriteZeroes: boolean;
+  rotational: boolean;
+  /** "ok", "waiting" (not opened yet, retried), or the engine's word. */
+  state: string;
+  reason: string;
+  inFlight: number;
+  errors: number;
+  completed: number[];
+  bytes: number[];
+  usedBy: string[];
+};
+
+export type NamespaceReport = {
+  nsid: number;
+  device: string;
+  nguid: string;
+  uuid: string;
+  sizeBytes: number;
+  blockBytes: number;
+  readOnly: boolean;
+  writeProtected: boolean;
+  /** "ok", or why hosts do not see it. */
+  state: string;
+  readCommands: number;
+  writeCommands: number;
+  otherCommands: number;
+  readBytes: number;
+  writtenBytes: number;
+  errors: number;
+  readLatency: Histogram;
+  writeLatency: Histogram;
+};
+
+export type SubsystemReport = {
+  name: string;
+  nqn: string;
+  serial: string;
+  model: string;
+  allowAnyHost: boolean;
+  hosts: string[];
+  connectedHosts: number;
+  namespaces: NamespaceReport[];
+};
+
+export type ControllerReport = {
+  cntlid: number;
+  subsystem: string;
+  hostNqn: string;
+  hostId: string;
+  discovery: boolean;
+  keepAliveMs: number;
+  state: string;
+  connectedSinceMs: number;
+  address: string;
+  ioQueues: number;
+  commandsInFlight: number;
+  pendingEvents: number;
+  errorLogEntries: number;
+};
+
+export type ConnectionReport = {
+  slot: number;
+  listener: string;
+  peerAddress: string;
+  peerPort: number;
+  localAddress: string;
+  localPort: number;
+  cntlid: number | null;
+  subsystem: string | null;
+  hostNqn: string | null;
+  qid: number | null;
+  entries: number;
+  headerDigest: boolean;
+  dataDigest: boolean;
+  state: string;
+  receivedBytes: number;
+  sentBytes: number;
+  commands: number;
+  inFlight: number;
+};
+
+export type ListenerReport = {
+  id: string;
+  address: string;
+  family: "ipv4" | "ipv6";
+  port: number;
+  discoveryOnly: boolean;
+};
+
+export type EventReport = { timeMs: number; level: "info" | "warn" | "error"; text: string };
+
+export type ServerStatus = {
+  version: string;
+  node: string;
+  pid: number;
+  startedMs: number;
+  nowMs: number;
+  stateDirectory: string;
+  configFile: string | null;
+  /** Objects whose run-time state differs from the configuration file. */
+  changedAtRunTime: string[];
+  /** Who keeps connections while the server restarts; null: nobody, so a restart drops them. */
+  keeper: string | null;
+  devices: DeviceReport[];
+  subsystems: SubsystemReport[];
+  controllers: ControllerReport[];
+  connections: ConnectionReport[];
+  listeners: ListenerReport[];
+  referrals: { address: string; port: number; nqn: string }[];
+  discoveryGeneration: number;
+  dataPoolBytes: number;
+  dataPoolUsedBytes: number;
+  reactorCpuNs: number;
+  reactorIterations: number;
+  connectionsAccepted: number;
+  connectionsRefused: number;
+  disconnects: Record<string, number>;
+  process: { residentBytes: number; cpuSeconds: number; eventLoopUtilization: number };
+  events: EventReport[];
+};

@@ -1,0 +1,327 @@
+// The typed surface of the native addon (native/binding). The only file that loads it.
+//
+// The same names in the same order stand in native/binding; absent is null, never a missing property; options are
+// complete before they cross. Sizes and byte counts are bigint, counts and times are number. Every promise is settled
+// by the reactor thread's answer; errors are plain objects { code: "E_…", message, errorNumber } and become
+// KeelError in ts/control.
+
+import { createRequire } from "node:module";
+
+export type EngineOptions = {
+  /** Descriptor of the arena memory file that a keeper holds; null: the engine makes its own (private to this process). */
+  arenaDescriptor: number | null;
+  /** Descriptor of the data buffers' memory file, likewise. */
+  dataDescriptor: number | null;
+  dataPoolBytes: bigint;
+  connectionsMax: number;
+  connectionsPerHostMax: number;
+  controllersMax: number;
+  inCapsuleBytesIo: number;
+  maxQueueEntries: number;
+  ioQueuesPerControllerMax: number;
+  /** Seconds without progress after which a connection that owes bytes (half-open, stuck handshake) is closed. */
+  connectTimeoutMs: number;
+  transferTimeoutMs: number;
+  /** Admission by TypeScript has this long; then the host gets a status that it may retry. */
+  admissionTimeoutMs: number;
+  headerDigests: "off" | "optional" | "required";
+  dataDigests: "off" | "optional" | "required";
+  serverName: string;
+  /** Starting value of the discovery generation counter, from the durable directory. */
+  discoveryGeneration: bigint;
+};
+
+export type DeviceSpec = {
+  name: string;
+  kind: "ram" | "file" | "blockdev" | "null" | "delay" | "error";
+  sizeBytes: bigint;
+  blockBytes: number;
+  readOnly: boolean;
+  path: string | null;
+  create: boolean;
+  base: string | null;
+  readDelayUs: number;
+  writeDelayUs: number;
+  flushDelayUs: number;
+  errorActions: string[];
+  errorStatus: string | null;
+  errorOffset: bigint;
+  errorLength: bigint;
+  errorCount: bigint;
+  /** A descriptor of the memory that a ram device lives in, held by a keeper; null: the engine makes it. */
+  memoryDescriptor: number | null;
+};
+
+export type DeviceStatus = {
+  name: string;
+  kind: string;
+  sizeBytes: bigint;
+  blockBytes: number;
+  physicalBlockBytes: number;
+  readOnly: boolean;
+  volatileCache: boolean;
+  canDeallocate: boolean;
+  canWriteZeroes: boolean;
+  rotational: boolean;
+  state: string;
+  reason: string;
+  inFlight: number;
+  errors: number;
+  /** read, write, flush, write_zeroes, deallocate */
+  completed: number[];
+  bytes: number[];
+  claimedBy: string[];
+};
+
+export type SubsystemSpec = {
+  nqn: string;
+  serial: string;
+  model: string;
+  firmware: string;
+  allowAnyHost: boolean;
+  hosts: string[];
+  cntlidMin: number;
+  cntlidMax: number;
+};
+
+export type NamespaceSpec = {
+  nsid: number;
+  device: string;
+  /** 32 hexadecimal digits each. */
+  nguid: string;
+  uuid: string;
+  readOnly: boolean;
+};
+
+export type ListenerSpec = {
+  id: string;
+  address: string;
+  family: "ipv4" | "ipv6";
+  /** 0: any free port. */
+  port: number;
+  discoveryOnly: boolean;
+  /** What discovery tells hosts; null: `address` (or, if that is a wildcard, the address the host came to). */
+  advertise: string | null;
+  /** A listening descriptor that a keeper holds; null: the engine binds. */
+  descriptor: number | null;
+};
+
+export type ListenerStatus = {
+  id: string;
+  address: string;
+  family: "ipv4" | "ipv6";
+  port: number;
+  discoveryOnly: boolean;
+};
+
+export type Referral = {
+  address: string;
+  family: "ipv4" | "ipv6";
+  port: number;
+  portId: number;
+  nqn: string;
+};
+
+/** Latencies: counts per bucket, with the upper bounds of LatencyHistogram (native/nvme/latency.h). */
+export type Histogram = { counts: number[]; total: number; sumNs: number };
+
+export type NamespaceStatus = {
+  nsid: number;
+  device: string;
+  nguid: string;
+  uuid: string;
+  blocks: bigint;
+  blockBytes: number;
+  readOnly: boolean;
+  writeProtected: boolean;
+  readCommands: number;
+  writeCommands: number;
+  otherCommands: number;
+  readBytes: number;
+  writtenBytes: number;
+  errors: number;
+  readLatency: Histogram;
+  writeLatency: Histogram;
+};
+
+export type SubsystemStatus = {
+  nqn: string;
+  serial: string;
+  model: string;
+  allowAnyHost: boolean;
+  hosts: string[];
+  namespaces: NamespaceStatus[];
+};
+
+export type ControllerStatus = {
+  cntlid: number;
+  subsystem: string;
+  hostNqn: string;
+  /** 32 hexadecimal digits. */
+  hostId: string;
+  discovery: boolean;
+  keepAliveMs: number;
+  /** "disabled", "ready", "shutdown", "failed" */
+  state: string;
+  connectedSinceMs: number;
+  address: string;
+  ioQueues: number;
+  commandsInFlight: number;
+  pendingEvents: number;
+  errorLogEntries: number;
+};
+
+export type ConnectionStatus = {
+  slot: number;
+  listener: string;
+  peerAddress: string;
+  peerPort: number;
+  localAddress: string;
+  localPort: number;
+  /** null before Connect */
+  cntlid: number | null;
+  subsystem: string | null;
+  hostNqn: string | null;
+  qid: number | null;
+  entries: number;
+  headerDigest: boolean;
+  dataDigest: boolean;
+  /** "initializing", "connecting", "ready", "waiting for memory", "closing" */
+  state: string;
+  receivedBytes: number;
+  sentBytes: number;
+  commands: number;
+  inFlight: number;
+};
+
+export type EngineStatus = {
+  version: string;
+  devices: DeviceStatus[];
+  subsystems: SubsystemStatus[];
+  controllers: ControllerStatus[];
+  connections: ConnectionStatus[];
+  listeners: ListenerStatus[];
+  discoveryGeneration: bigint;
+  dataPoolBytes: bigint;
+  dataPoolUsedBytes: bigint;
+  reactorCpuNs: number;
+  reactorIterations: number;
+  /** Why connections ended, by cause. */
+  disconnects: Record<string, number>;
+  connectionsAccepted: number;
+  connectionsRefused: number;
+};
+
+export type EngineEvent =
+  | {
+      type: "connect";
+      request: number;
+      subsystem: string;
+      hostNqn: string;
+      hostId: string;
+      peerAddress: string;
+      peerPort: number;
+    }
+  | { type: "log"; level: "debug" | "info" | "warn" | "error"; area: string; message: string }
+  | {
+      type: "controller";
+      change: "connected" | "disconnected";
+      subsystem: string;
+      hostNqn: string;
+      cntlid: number;
+      reason: string;
+    }
+  | { type: "discovery-generation"; generation: bigint }
+  | { type: "device"; device: string; state: string; reason: string };
+
+export type LoadOptions = {
+  address: string;
+  port: number;
+  subsystem: string;
+  hostNqn: string;
+  nsid: number;
+  headerDigest: boolean;
+  dataDigest: boolean;
+  connections: number;
+  depth: number;
+  ioBytes: number;
+  readPercent: number;
+  sequential: boolean;
+  /** Every write carries a pattern that every read checks. */
+  verify: boolean;
+  /** Ends after so many commands, or (0) after `seconds`. */
+  count: number;
+  seconds: number;
+  seed: number;
+};
+
+export type LoadResult = {
+  commands: number;
+  reads: number;
+  writes: number;
+  verifiedBlocks: number;
+  errors: string[];
+  seconds: number;
+  iops: number;
+  bytesPerSecond: number;
+  meanUs: number;
+  p50Us: number;
+  p99Us: number;
+  p9999Us: number;
+  maxUs: number;
+  longestGapMs: number;
+};
+
+export type NativeEngine = {
+  /** Starts the reactor thread. `onEvent` is called on the main thread, in order. */
+  start(onEvent: (event: EngineEvent) => void): void;
+  /** Ends connections in an orderly way, closes devices, joins the thread. */
+  stop(): Promise<void>;
+
+  addDevice(spec: DeviceSpec): Promise<DeviceStatus>;
+  removeDevice(name: string): Promise<void>;
+  /** null: takes the medium's present size. Answers the new size. */
+  resizeDevice(name: string, sizeBytes: bigint | null): Promise<bigint>;
+
+  addSubsystem(spec: SubsystemSpec): Promise<void>;
+  removeSubsystem(nqn: string): Promise<void>;
+  /** Connected hosts that are no longer allowed are disconnected. */
+  setHosts(nqn: string, allowAnyHost: boolean, hosts: string[]): Promise<void>;
+  addNamespace(nqn: string, spec: NamespaceSpec): Promise<void>;
+  removeNamespace(nqn: string, nsid: number): Promise<void>;
+  setNamespaceReadOnly(nqn: string, nsid: number, readOnly: boolean): Promise<void>;
+
+  addListener(spec: ListenerSpec): Promise<ListenerStatus>;
+  removeListener(id: string): Promise<void>;
+  setReferrals(referrals: Referral[]): Promise<void>;
+  /** While true, what is not known yet gets a status that the host may retry. */
+  setLoading(loading: boolean): Promise<void>;
+
+  /** Answers a "connect" event. */
+  admit(request: number, allow: boolean, reason: string): void;
+  disconnectHost(hostNqn: string, subsystem: string | null): Promise<number>;
+
+  status(): Promise<EngineStatus>;
+};
+
+export type Addon = {
+  createEngine(options: EngineOptions): NativeEngine;
+  /** Drives an NVMe/TCP target with the project's own initiator, on a thread of its own. */
+  runLoad(options: LoadOptions): Promise<LoadResult>;
+  /** What the kernel and the processor offer. */
+  probe(): {
+    kernel: string;
+    ioUring: boolean;
+    crc32c: string;
+    hugePages: string;
+    memlockBytes: bigint;
+    reason: string | null;
+  };
+};
+
+const load = createRequire(import.meta.url);
+
+/** Loads the addon. Throws if it is not built. */
+export function loadAddon(): Addon {
+  return load("../../build/Release/keel.node") as Addon;
+}

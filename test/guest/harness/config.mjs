@@ -1,0 +1,62 @@
+// The server's configuration as the cases write it. Only here does the suite know the file format.
+
+export const NQN = "nqn.2026-11.example.evenkeel:disk";
+export const OTHER_NQN = "nqn.2026-11.example.evenkeel:other";
+
+/** A RAM disk of `mib` MiB. */
+export function ram(mib, blockBytes = 512) {
+  return { ram: `${mib}MiB`, block_size: blockBytes };
+}
+
+/** A disk in the file at `path`, made if it is not there. */
+export function file(path, mib, blockBytes = 512) {
+  return { file: path, size: `${mib}MiB`, block_size: blockBytes };
+}
+
+/**
+ * One subsystem whose namespaces are the given devices, in order from 1; any host may connect unless `hosts` says otherwise.
+ * @param {object[]} devices
+ * @param {{nqn?: string, hosts?: "any" | string[]}} [options]
+ */
+export function subsystem(devices, { nqn = NQN, hosts = "any" } = {}) {
+  return { nqn, hosts, namespaces: new Map(devices.map((device, index) => [index + 1, device])) };
+}
+
+/**
+ * What a target offers: subsystems by name. A case changes this object and applies it again.
+ * @param {Record<string, ReturnType<typeof subsystem>>} subsystems
+ */
+export function offer(subsystems) {
+  return { subsystems };
+}
+
+/** The most common offer: one subsystem, one namespace. */
+export function oneDisk(device, options) {
+  return offer({ disk: subsystem([device], options) });
+}
+
+/** The file's content for an offer: JSON, which is YAML. */
+export function renderConfig({ subsystems }, { address, port, discoveryPort, stateDirectory, socketDirectory }) {
+  const devices = {};
+  const rendered = {};
+  for (const [name, { nqn, hosts, namespaces }] of Object.entries(subsystems)) {
+    rendered[name] = { nqn, hosts, namespaces: [] };
+    for (const [id, device] of namespaces) {
+      devices[`${name}-${id}`] = device;
+      rendered[name].namespaces.push({ id, device: `${name}-${id}` });
+    }
+  }
+  return JSON.stringify(
+    {
+      version: 1,
+      node: "guest-suite",
+      listen: [{ "nvme-tcp": `${address}:${port}` }, { discovery: `${address}:${discoveryPort}` }],
+      state: stateDirectory,
+      sockets: socketDirectory,
+      devices,
+      subsystems: rendered,
+    },
+    null,
+    2,
+  );
+}

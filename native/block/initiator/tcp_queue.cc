@@ -142,8 +142,8 @@ void TcpQueue::join_answered(const Completion& completion) {
         return;
     }
     phase_ = Phase::ready;
-    owner_.queue_opened(*this,
-                        wire::connect_result::cntlid.get(static_cast<std::uint32_t>(completion.result)));
+    const auto result = static_cast<std::uint32_t>(completion.result);
+    owner_.queue_opened(*this, static_cast<std::uint16_t>(wire::connect_result::cntlid.get(result)));
 }
 
 bool TcpQueue::submit(HostCommand& command) { return phase_ == Phase::ready && enqueue(command); }

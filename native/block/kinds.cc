@@ -14,9 +14,11 @@ struct Kind {
 };
 
 constexpr Kind kinds[] = {
-    {"ram", make_ram},      // size_bytes, block_bytes, read_only
-    {"null", make_null},    // size_bytes, block_bytes, read_only
-    {"delay", make_delay},  // base, read_only, read_delay_us, write_delay_us, flush_delay_us
+    {"ram", make_ram},            // size_bytes, block_bytes, read_only
+    {"null", make_null},          // size_bytes, block_bytes, read_only
+    {"file", make_file},          // path, create, size_bytes, block_bytes, read_only, wait_for_lock
+    {"blockdev", make_blockdev},  // path, block_bytes, read_only, wait_for_lock
+    {"delay", make_delay},        // base, read_only, read_delay_us, write_delay_us, flush_delay_us
     {"error", make_error},  // base, read_only, error_actions, error_status, error_offset, _length, _count
 };
 

@@ -268,7 +268,8 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     const bool accepted = admission.status.ok();
     const bool to_controller = accepted && admission.direction == nvme::DataDirection::to_controller;
     const bool in_capsule = layout.data_bytes != 0;
-    const std::uint32_t buffer_bytes = !to_controller ? 0 : in_capsule ? layout.data_bytes : admission.length;
+    const std::uint32_t transfer_bytes = in_capsule ? layout.data_bytes : admission.length;
+    const std::uint32_t buffer_bytes = to_controller ? std::max(transfer_bytes, admission.buffer_bytes) : 0;
     if (buffer_bytes != 0) {
         const auto buffer = around_.buffers.allocate(buffer_bytes);
         if (!buffer) {

@@ -1,0 +1,172 @@
+// A controller elsewhere, seen from the host: brings its admin queue up, learns what it can, opens the I/O
+// queues, keeps the association alive and listens to its events.
+//
+// Bring-up is a table of steps (controller.cc), one admin command at a time. There is no way back: whatever
+// fails, or takes longer than its deadline, ends the controller with a text.
+//
+// NVM Express Base 2.0 §3.5 (initialization), §3.9 (keep alive), §5.2 (asynchronous events).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "block/initiator/tcp_queue.h"
+#include "reactor/reactor.h"
+#include "wire/nvme_identify.h"
+
+namespace block::initiator {
+
+struct ControllerOptions {
+    std::string address;
+    std::uint16_t port = wire::io_port;
+    std::string subnqn;
+    std::string hostnqn;
+    std::array<std::uint8_t, 16> hostid{};
+    std::uint32_t nsid = 1;
+    bool header_digest = false;
+    bool data_digest = false;
+    bool flow_control = false;
+    std::uint8_t host_alignment = 0;  // HPDA
+    std::uint16_t io_queues = 1;
+    std::uint16_t depth = 128;  // commands outstanding on each I/O queue
+    std::uint32_t in_capsule_bytes =
+        ~0u;  // on I/O queues: this or what the controller takes, whichever is less
+    std::uint32_t kato_ms = 5000;
+    std::uint32_t connect_timeout_ms = 10'000;
+};
+
+struct NamespaceFacts {
+    std::uint64_t blocks = 0;
+    std::uint32_t block_bytes = 0;
+    bool volatile_cache = false;
+    std::uint32_t transfer_bytes_max = 0;
+    std::uint16_t optional_commands = 0;  // ONCS
+    std::uint16_t fused = 0;              // FUSES
+};
+
+class ControllerOwner {
+  public:
+    virtual void controller_ready() = 0;
+    virtual void controller_failed(const std::string& reason) = 0;
+    // After close() or a failure: all queues are closed, the controller may be destroyed.
+    virtual void controller_closed() = 0;
+    virtual void controller_event(std::uint32_t dword0) { (void)dword0; }
+
+  protected:
+    ~ControllerOwner() = default;
+};
+
+class Controller final : private QueueOwner {
+  public:
+    Controller(reactor::Reactor& reactor, ControllerOptions options, ControllerOwner& owner);
+    ~Controller();
+    Controller(const Controller&) = delete;
+    Controller& operator=(const Controller&) = delete;
+
+    // E_INVALID: an address that is none, or options out of range. Otherwise the owner hears of it.
+    base::Result<void> open();
+    // With `orderly` the controller is told first (CC.SHN).
+    void close(bool orderly = true);
+
+    const NamespaceFacts& facts() const { return facts_; }
+    const wire::IdentifyController& identity() const { return *identify_controller_; }
+    std::uint16_t cntlid() const { return cntlid_; }
+    std::uint16_t io_queue_count() const { return static_cast<std::uint16_t>(io_queues_.size()); }
+    TcpQueue& io_queue(std::uint16_t index) { return *io_queues_[index]; }
+    TcpQueue& admin_queue() { return *admin_; }
+    std::uint64_t keep_alives() const { return keep_alives_; }
+    std::uint64_t events() const { return events_; }
+
+  private:
+    struct Step;
+    static const Step steps[];
+    struct AdminCommand : HostCommand {
+        Controller* controller = nullptr;
+    };
+    struct ControllerTimer : reactor::Timer {
+        using Member = void (Controller::*)();
+        ControllerTimer(reactor::Reactor& reactor, Controller& c, Member m)
+            : Timer(reactor,
+                    [](Timer& timer) {
+                        auto& self = static_cast<ControllerTimer&>(timer);
+                        (self.controller.*self.member)();
+                    }),
+              controller(c),
+              member(m) {}
+        Controller& controller;
+        Member member;
+    };
+
+    QueueOwner& queue_owner() { return *this; }
+    void queue_opened(TcpQueue& queue, std::uint16_t cntlid) override;
+    void queue_failed(TcpQueue& queue, const std::string& reason) override;
+    void queue_closed(TcpQueue& queue) override;
+
+    void run_step();
+    void step_done(const Completion& completion);
+    void fail(std::string reason);
+    void close_queues();
+    void deadline_passed();
+    void poll_ready();
+    void keep_alive();
+    void listen(AdminCommand& request);
+    void event_arrived(AdminCommand& request, const Completion& completion);
+
+    void fill_property_get(std::uint32_t offset, bool eight_bytes);
+    void fill_property_set(std::uint32_t offset, std::uint32_t value);
+    void fill_identify(wire::Cns cns, std::uint32_t nsid, void* data);
+    void fill_set_feature(wire::FeatureId feature, std::uint32_t dword11);
+
+    void start_capabilities();
+    void take_capabilities(std::uint64_t result);
+    void start_version();
+    void take_version(std::uint64_t result);
+    void start_enable();
+    void start_status();
+    void take_status(std::uint64_t result);
+    void start_identify_controller();
+    void take_identify_controller(std::uint64_t result);
+    void start_number_of_queues();
+    void take_number_of_queues(std::uint64_t result);
+    void start_event_configuration();
+    void start_identify_namespace();
+    void take_identify_namespace(std::uint64_t result);
+    void take_nothing(std::uint64_t) {}
+    void open_io_queues();
+
+    reactor::Reactor& reactor_;
+    ControllerOptions options_;
+    ControllerOwner& owner_;
+    QueueOptions queue_options_;
+    std::unique_ptr<TcpQueue> admin_;
+    std::vector<std::unique_ptr<TcpQueue>> io_queues_;
+    std::uint32_t queues_open_ = 0;    // objects that are not closed
+    std::uint32_t queues_opened_ = 0;  // I/O queues that are ready
+    std::size_t step_ = 0;
+    AdminCommand command_;
+    AdminCommand shutdown_command_;
+    AdminCommand keep_alive_command_;
+    std::array<AdminCommand, 4> event_requests_;
+    std::uint32_t event_requests_used_ = 0;
+    std::uint64_t capabilities_ = 0;
+    std::uint64_t events_ = 0;
+    std::uint64_t keep_alives_ = 0;
+    std::uint16_t cntlid_ = 0;
+    bool ready_ = false;
+    bool closing_ = false;
+    bool failed_ = false;
+    std::string failure_;
+    std::unique_ptr<wire::IdentifyController> identify_controller_;
+    std::unique_ptr<wire::IdentifyNamespace> identify_namespace_;
+    NamespaceFacts facts_;
+    ControllerTimer deadline_;
+    ControllerTimer poll_;
+    ControllerTimer keep_alive_timer_;
+    base::Nanoseconds ready_deadline_ = 0;
+};
+
+}  // namespace block::initiator

@@ -27,6 +27,9 @@ export type ConnectFields = {
   readonly host: HostIdentity;
 };
 
+/** A proper Connect of an admin queue, but for the two names. */
+export const adminConnect = { qid: 0, sqsize: 31, kato: 0, cattr: 0, recfmt: 0, cntlid: 0xffff } as const;
+
 export function connectData(fields: ConnectFields): Buffer {
   const data = Buffer.alloc(1024);
   fields.host.id.copy(data, 0);
@@ -92,12 +95,10 @@ export class Controller {
     const admin = new QueuePair(wire, 0, entries);
     try {
       const result = await connectQueue(admin, {
-        qid: 0,
+        ...adminConnect,
         sqsize: entries - 1,
         kato: options.kato ?? 0,
         cattr: options.cattr ?? 0,
-        recfmt: 0,
-        cntlid: 0xffff,
         subnqn: options.subnqn,
         host,
       });

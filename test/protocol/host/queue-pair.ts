@@ -175,7 +175,10 @@ export class QueuePair {
   }
 
   #complete(cid: number, entry: Outstanding, answer: Completion, bySuccessFlag: boolean): void {
-    if (answer.sqid !== this.qid) throw new ProtocolViolation(`SQID ${answer.sqid} on queue ${this.qid}`);
+    // Reserved over fabrics; some controllers fill it in.
+    if (answer.sqid !== 0 && answer.sqid !== this.qid) throw new ProtocolViolation(`SQID ${answer.sqid}`);
+    if (answer.sqhd >= this.entries)
+      throw new ProtocolViolation(`SQHD ${answer.sqhd} of ${this.entries} entries`);
     const expected = entry.transfer.receive ?? 0;
     if (answer.status === 0 && entry.received !== expected) {
       throw new ProtocolViolation(`success with ${entry.received} of ${expected} bytes`);

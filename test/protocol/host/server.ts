@@ -110,11 +110,14 @@ export class Server {
   }
 
   /** `config` without version, state and sockets: the directory gives those. JSON is YAML. */
-  static async start(
-    config: Config,
-    directory = mkdtempSync(join(tmpdir(), "keel-protocol-")),
-  ): Promise<Server> {
-    const server = new Server(directory, config);
+  static async start(config: Config): Promise<Server> {
+    return Server.make(() => Promise.resolve(config));
+  }
+
+  /** With a configuration that names files in the server's directory. */
+  static async make(configure: (directory: string) => Promise<Config>): Promise<Server> {
+    const directory = mkdtempSync(join(tmpdir(), "keel-protocol-"));
+    const server = new Server(directory, await configure(directory));
     try {
       await server.#launch();
     } catch (error) {

@@ -100,6 +100,15 @@ std::uint32_t crc32c_update(std::uint32_t state, std::span<const std::byte> byte
     return crc32c_update_portable(state, bytes);
 }
 
+const char* crc32c_method() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("sse4.2") != 0) {
+        return "SSE4.2, isa-l for large buffers";
+    }
+#endif
+    return "tables";
+}
+
 std::uint32_t crc32c_update_portable(std::uint32_t state, std::span<const std::byte> bytes) {
     std::size_t i = 0;
     const auto byte_at = [&](std::size_t index) { return std::to_integer<std::uint32_t>(bytes[index]); };

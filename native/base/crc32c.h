@@ -25,6 +25,9 @@ inline std::uint32_t crc32c(std::span<const std::byte> bytes) {
     return crc32c_finish(crc32c_update(crc32c_seed, bytes));
 }
 
+// How this machine computes it, for people.
+const char* crc32c_method();
+
 // The portable form, for processors without the instruction; here so that tests can compare the two.
 std::uint32_t crc32c_update_portable(std::uint32_t state, std::span<const std::byte> bytes);
 

@@ -60,6 +60,14 @@ Status Device::judge(const Request& request) const {
     return Status::ok;
 }
 
+std::vector<std::string> Device::claimed_by() const {
+    std::vector<std::string> owners;
+    for (const Claim* claim = claims_; claim != nullptr; claim = claim->next_) {
+        owners.push_back(claim->owner_);
+    }
+    return owners;
+}
+
 void Device::submit(Request& request) {
     EK_CHECK(request.phase == Request::Phase::idle, "a request is submitted while a device has it");
     EK_CHECK(request.done != nullptr, "nobody waits for the request");

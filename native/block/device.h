@@ -12,6 +12,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "block/request.h"
@@ -60,6 +61,8 @@ class Device {
     // Constant between two calls of the resize listeners.
     const Description& describe() const { return description_; }
     const Counters& counters() const { return counters_; }
+    // Who has claims on it, for people.
+    std::vector<std::string> claimed_by() const;
 
     // The guard. Ownership of `request` goes to the device until `request.done` is called.
     void submit(Request& request);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -166,7 +167,8 @@ Arena& Arena::operator=(Arena&& other) noexcept {
 
 Arena::~Arena() { unmap(); }
 
-base::Result<MemoryFile> MemoryFile::open(int descriptor, std::string_view name, std::uint64_t bytes) {
+base::Result<MemoryFile> MemoryFile::open(int descriptor, std::string_view name, std::uint64_t bytes,
+                                          std::uint64_t reserve_bytes) {
     MemoryFile file;
     file.descriptor_ = own_descriptor(descriptor, std::string(name).c_str());
     if (file.descriptor_ < 0) {
@@ -176,52 +178,47 @@ base::Result<MemoryFile> MemoryFile::open(int descriptor, std::string_view name,
     if (fstat(file.descriptor_, &info) != 0) {
         return system_error("E_IO", "cannot look at the memory file of " + std::string(name));
     }
-    file.carried_ = static_cast<std::uint64_t>(info.st_size) == bytes && bytes != 0;
-    if (!file.carried_ && ftruncate(file.descriptor_, static_cast<off_t>(bytes)) != 0) {
+    file.file_bytes_ = static_cast<std::uint64_t>(info.st_size);
+    file.carried_ = file.file_bytes_ != 0;
+    file.reserved_bytes_ = std::max({reserve_bytes, bytes, file.file_bytes_});
+    void* base = mmap(nullptr, file.reserved_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                      file.descriptor_, 0);
+    if (base == MAP_FAILED) {
         return system_error("E_NO_MEMORY",
-                            "cannot size " + std::string(name) + " to " + std::to_string(bytes) + " bytes");
+                            "cannot map " + std::to_string(bytes) + " bytes for " + std::string(name));
     }
-    if (bytes != 0) {
-        void* base =
-            mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file.descriptor_, 0);
-        if (base == MAP_FAILED) {
-            return system_error("E_NO_MEMORY",
-                                "cannot map " + std::to_string(bytes) + " bytes for " + std::string(name));
-        }
-        file.base_ = static_cast<std::byte*>(base);
+    file.base_ = static_cast<std::byte*>(base);
+    madvise(base, file.reserved_bytes_, MADV_HUGEPAGE);  // granted or not: smaps tells
+    if (file.file_bytes_ >= bytes) {
         file.bytes_ = bytes;
-        madvise(base, bytes, MADV_HUGEPAGE);  // granted or not: smaps tells
+    } else if (auto grown = file.resize(bytes); !grown) {
+        return grown.error();
     }
     return file;
 }
 
 base::Result<void> MemoryFile::resize(std::uint64_t bytes) {
+    if (bytes > reserved_bytes_) {
+        return base::Error{"E_LIMIT", "memory of " + std::to_string(bytes) +
+                                          " bytes would have to move; it can grow to " +
+                                          std::to_string(reserved_bytes_) + " before the next restart"};
+    }
     if (bytes < bytes_) {
-        // Unmap the end first: what lies beyond the file's end must not be touched.
-        void* moved = mremap(base_, bytes_, bytes, MREMAP_MAYMOVE);
-        if (moved == MAP_FAILED) {
-            return system_error("E_NO_MEMORY", "cannot shrink a mapping");
-        }
-        base_ = static_cast<std::byte*>(moved);
-        bytes_ = bytes;
-        if (ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) {
+        const std::uint64_t first = round_up(bytes, page);
+        if (first < file_bytes_ &&
+            fallocate(descriptor_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(first),
+                      static_cast<off_t>(file_bytes_ - first)) != 0) {
             return system_error("E_IO", "cannot shrink a memory file");
         }
-        return {};
+        std::memset(base_ + bytes, 0, std::min(first, file_bytes_) - bytes);
+    } else if (bytes > file_bytes_) {
+        if (ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) {
+            return system_error("E_NO_MEMORY",
+                                "cannot grow a memory file to " + std::to_string(bytes) + " bytes");
+        }
+        file_bytes_ = bytes;
     }
-    if (ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) {
-        return system_error("E_NO_MEMORY",
-                            "cannot grow a memory file to " + std::to_string(bytes) + " bytes");
-    }
-    void* moved =
-        bytes_ == 0 ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, descriptor_, 0)
-                    : mremap(base_, bytes_, bytes, MREMAP_MAYMOVE);
-    if (moved == MAP_FAILED) {
-        return system_error("E_NO_MEMORY", "cannot map " + std::to_string(bytes) + " bytes");
-    }
-    base_ = static_cast<std::byte*>(moved);
     bytes_ = bytes;
-    madvise(base_, bytes_, MADV_HUGEPAGE);
     return {};
 }
 
@@ -232,6 +229,8 @@ MemoryFile& MemoryFile::operator=(MemoryFile&& other) noexcept {
         std::swap(descriptor_, other.descriptor_);
         std::swap(base_, other.base_);
         std::swap(bytes_, other.bytes_);
+        std::swap(file_bytes_, other.file_bytes_);
+        std::swap(reserved_bytes_, other.reserved_bytes_);
         std::swap(carried_, other.carried_);
     }
     return *this;
@@ -239,7 +238,7 @@ MemoryFile& MemoryFile::operator=(MemoryFile&& other) noexcept {
 
 MemoryFile::~MemoryFile() {
     if (base_ != nullptr) {
-        munmap(base_, bytes_);
+        munmap(base_, reserved_bytes_);
     }
     if (descriptor_ >= 0) {
         close(descriptor_);

@@ -85,11 +85,16 @@ class Arena {
     std::vector<std::size_t> strides_;
 };
 
-// Memory that outlives the process, without structure: the data pool, a RAM disk. `bytes` must match what is
-// there, or the file be empty. Huge pages are asked for; whether they were granted depends on the file.
+// Memory that outlives the process, without structure: the data pool, a RAM disk. Huge pages are asked for;
+// whether they were granted depends on the file.
+//
+// The mapping never moves and never shrinks, because a send that is under way names its addresses: growth
+// happens within `reserve_bytes` of address space, and what is cut off stays mapped, empty.
 class MemoryFile {
   public:
-    static base::Result<MemoryFile> open(int descriptor, std::string_view name, std::uint64_t bytes);
+    // `descriptor` −1: a new memory file. E_NO_MEMORY, E_IO.
+    static base::Result<MemoryFile> open(int descriptor, std::string_view name, std::uint64_t bytes,
+                                         std::uint64_t reserve_bytes);
     MemoryFile() = default;
     MemoryFile(MemoryFile&& other) noexcept;
     MemoryFile& operator=(MemoryFile&& other) noexcept;
@@ -97,14 +102,19 @@ class MemoryFile {
 
     int descriptor() const { return descriptor_; }
     std::span<std::byte> memory() const { return {base_, bytes_}; }
+    // What may still be read although it was cut off; zeroes.
+    std::span<std::byte> mapped() const { return {base_, file_bytes_}; }
+    // The file had content when it was opened.
     bool carried() const { return carried_; }
-    // Grows or shrinks; the mapping may move.
+    // E_LIMIT beyond the reserved address space, E_NO_MEMORY.
     base::Result<void> resize(std::uint64_t bytes);
 
   private:
     int descriptor_ = -1;
     std::byte* base_ = nullptr;
-    std::size_t bytes_ = 0;
+    std::uint64_t bytes_ = 0;
+    std::uint64_t file_bytes_ = 0;
+    std::uint64_t reserved_bytes_ = 0;
     bool carried_ = false;
 };
 

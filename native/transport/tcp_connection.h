@@ -100,6 +100,8 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     const std::string& reason() const { return reason_; }
     nvme::QueuePair& queue() { return queue_; }
     bool stalled() const { return stalled_; }
+    // Whether bytes of this memory are still to be sent.
+    bool sends_from(std::uint16_t region);
     bool ending() const { return ending_; }
     bool initialized() const { return record_.receive.current().phase != ReceivePhase::handshake; }
 

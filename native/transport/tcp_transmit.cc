@@ -199,9 +199,7 @@ bool TcpConnection::try_respond(nvme::Command& command) {
         pdu.cqe.sqhd = queue_.flow_control_off() ? std::uint16_t{0} : record.sq_head;
         pdu.cqe.sqid = 0;
         pdu.cqe.cid = record.sqe.cid;
-        pdu.cqe.status = wire::status_field(wire::Status{record.status},
-                                            (record.status_flags & nvme::status_flag_dnr) != 0, 0,
-                                            (record.status_flags & nvme::status_flag_more) != 0);
+        pdu.cqe.status = nvme::status_field_of(record);
         TransmitEntry& next = next_entry(pieces, end);
         put_header(next, &pdu, sizeof pdu);
         next.command = command.slot;
@@ -220,6 +218,20 @@ const std::byte* TcpConnection::entry_data(const TransmitEntry& entry) const {
         return record_.control + entry.data_offset;
     }
     return around_.regions.at(entry.data_region, entry.data_offset);
+}
+
+bool TcpConnection::sends_from(std::uint16_t region) {
+    for (std::uint64_t sequence = first_unsent_; sequence != record_.transmit_tail; ++sequence) {
+        if (entry(sequence).data_bytes != 0 && entry(sequence).data_region == region) {
+            return true;
+        }
+    }
+    for (const nvme::Command* waiting = waiting_first_; waiting != nullptr; waiting = waiting->next) {
+        if (waiting->record->data_region == region) {
+            return true;
+        }
+    }
+    return false;
 }
 
 std::size_t TcpConnection::gather(std::span<iovec> segments) {

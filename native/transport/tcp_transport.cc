@@ -467,6 +467,11 @@ std::uint32_t TcpTransport::disconnect(const std::function<bool(TcpConnection&)>
     return count;
 }
 
+bool TcpTransport::sends_from(std::uint16_t region) {
+    return std::any_of(connections_.begin(), connections_.end(),
+                       [&](const auto& connection) { return connection && connection->sends_from(region); });
+}
+
 std::vector<ConnectionStatus> TcpTransport::connections() {
     std::vector<ConnectionStatus> all;
     for (auto& connection : connections_) {

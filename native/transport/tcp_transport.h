@@ -90,6 +90,9 @@ class TcpTransport {
     // Ends the connections of a host (all its subsystems, or one); answers how many.
     std::uint32_t disconnect(const std::function<bool(TcpConnection&)>& matches, const char* reason);
 
+    // Whether any connection has still bytes of this memory to send.
+    bool sends_from(std::uint16_t region);
+
     std::vector<ConnectionStatus> connections();
     TcpConnection* connection(std::uint32_t slot) {
         return slot < connections_.size() ? connections_[slot].get() : nullptr;

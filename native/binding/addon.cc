@@ -1,0 +1,27 @@
+// The addon's entry: createEngine, runLoad, probe (type Addon in ts/native/addon.ts). Per-environment state
+// only.
+
+#include <napi.h>
+
+#include "binding/engine_object.h"
+#include "binding/load.h"
+#include "binding/probe.h"
+
+namespace {
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+    auto constructor =
+        std::make_shared<Napi::FunctionReference>(Napi::Persistent(binding::EngineObject::define(env)));
+    exports.Set("createEngine",
+                Napi::Function::New(env, [constructor](const Napi::CallbackInfo& info) -> Napi::Value {
+                    const Napi::Value argument = info[0];
+                    return constructor->New({argument});
+                }));
+    exports.Set("runLoad", Napi::Function::New(env, binding::run_load));
+    exports.Set("probe", Napi::Function::New(env, binding::probe));
+    return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(keel, initialize)

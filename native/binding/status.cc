@@ -1,0 +1,225 @@
+#include "binding/status.h"
+
+#include <cstdlib>
+
+#include "binding/values.h"
+#include "engine/version.h"
+#include "wire/nvme_properties.h"
+
+namespace binding {
+
+namespace {
+
+template <typename Entry, typename Convert>
+Napi::Value list_of(Napi::Env env, const std::vector<Entry>& entries, Convert convert) {
+    Napi::Array array = Napi::Array::New(env, entries.size());
+    for (std::uint32_t index = 0; index < entries.size(); ++index) {
+        array.Set(index, convert(env, entries[index]));
+    }
+    return array;
+}
+
+Napi::Value namespace_value(Napi::Env env, const engine::NamespaceStatus& entry) {
+    const nvme::NamespaceStatus& ns = entry.status;
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("nsid", number(env, ns.nsid));
+    object.Set("device", ns.device);
+    object.Set("nguid", hex_of(ns.nguid));
+    object.Set("uuid", hex_of(ns.uuid));
+    object.Set("blocks", big(env, ns.blocks));
+    object.Set("blockBytes", number(env, ns.block_bytes));
+    object.Set("readOnly", Napi::Boolean::New(env, ns.read_only));
+    object.Set("writeProtected", Napi::Boolean::New(env, ns.write_protection != 0));
+    object.Set("readCommands", number(env, ns.counters.read_commands));
+    object.Set("writeCommands", number(env, ns.counters.write_commands));
+    object.Set("otherCommands", number(env, ns.counters.other_commands));
+    object.Set("readBytes", number(env, ns.counters.read_bytes));
+    object.Set("writtenBytes", number(env, ns.counters.written_bytes));
+    object.Set("errors", number(env, ns.counters.errors));
+    object.Set("readLatency", histogram_of(env, entry.read_latency));
+    object.Set("writeLatency", histogram_of(env, entry.write_latency));
+    return object;
+}
+
+Napi::Value subsystem_value(Napi::Env env, const engine::SubsystemStatus& subsystem) {
+    const nvme::SubsystemSpec& spec = subsystem.status.spec;
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("nqn", spec.nqn);
+    object.Set("serial", spec.serial);
+    object.Set("model", spec.model);
+    object.Set("allowAnyHost", Napi::Boolean::New(env, spec.allow_any_host));
+    object.Set("hosts", array_of(env, spec.hosts));
+    object.Set("namespaces", list_of(env, subsystem.namespaces, namespace_value));
+    return object;
+}
+
+const char* controller_state(const nvme::ControllerStatus& controller) {
+    if (wire::csts::cfs.get(controller.csts) != 0) {
+        return "failed";
+    }
+    if (wire::csts::shst.get(controller.csts) != 0) {
+        return "shutdown";
+    }
+    return wire::csts::rdy.get(controller.csts) != 0 ? "ready" : "disabled";
+}
+
+Napi::Value controller_value(Napi::Env env, const nvme::ControllerStatus& controller) {
+    std::uint32_t io_queues = 0;
+    std::uint32_t in_flight = 0;
+    std::string address;
+    for (const nvme::QueueStatus& queue : controller.queues) {
+        io_queues += queue.qid != 0 ? 1 : 0;
+        in_flight += queue.commands;
+        if (queue.qid == 0) {
+            address = queue.endpoint.peer_address;
+        }
+    }
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("cntlid", number(env, controller.cntlid));
+    object.Set("subsystem", controller.subsystem_nqn);
+    object.Set("hostNqn", controller.host_nqn);
+    object.Set("hostId", hex_of(controller.host_id));
+    object.Set("discovery", Napi::Boolean::New(env, controller.discovery));
+    object.Set("keepAliveMs", number(env, controller.kato_ms));
+    object.Set("state", controller_state(controller));
+    object.Set("connectedSinceMs", number(env, controller.created_ms));
+    object.Set("address", address);
+    object.Set("ioQueues", number(env, io_queues));
+    object.Set("commandsInFlight", number(env, in_flight));
+    object.Set("pendingEvents", number(env, controller.parked_event_requests));
+    object.Set("errorLogEntries", number(env, controller.errors));
+    return object;
+}
+
+Napi::Value connection_value(Napi::Env env, const engine::ConnectionStatus& entry) {
+    const transport::ConnectionStatus& connection = entry.status;
+    const bool connected = !entry.subsystem.empty();
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("slot", number(env, connection.slot));
+    object.Set("listener", connection.endpoint.local_address + ":" + connection.endpoint.local_service);
+    object.Set("peerAddress", connection.endpoint.peer_address);
+    object.Set("peerPort", number(env, std::strtoul(connection.endpoint.peer_service.c_str(), nullptr, 10)));
+    object.Set("localAddress", connection.endpoint.local_address);
+    object.Set("localPort",
+               number(env, std::strtoul(connection.endpoint.local_service.c_str(), nullptr, 10)));
+    object.Set("cntlid", connected ? number(env, entry.cntlid) : env.Null());
+    object.Set("subsystem", connected ? Napi::String::New(env, entry.subsystem) : env.Null());
+    object.Set("hostNqn", connected ? Napi::String::New(env, entry.host_nqn) : env.Null());
+    object.Set("qid", connected ? number(env, entry.queue.qid) : env.Null());
+    object.Set("entries", number(env, entry.queue.entries));
+    object.Set("headerDigest", Napi::Boolean::New(env, connection.header_digest));
+    object.Set("dataDigest", Napi::Boolean::New(env, connection.data_digest));
+    object.Set("state", connection.state);
+    object.Set("receivedBytes", number(env, connection.counters.received_bytes));
+    object.Set("sentBytes", number(env, connection.counters.sent_bytes));
+    object.Set("commands", number(env, connection.counters.commands));
+    object.Set("inFlight", number(env, connection.commands_in_flight));
+    return object;
+}
+
+}  // namespace
+
+Napi::Value device_value(Napi::Env env, const engine::DeviceStatus& device) {
+    const block::Description& description = device.description;
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("name", device.name);
+    object.Set("kind", device.kind);
+    object.Set("sizeBytes", big(env, description.size_bytes));
+    object.Set("blockBytes", number(env, description.block_bytes));
+    object.Set("physicalBlockBytes", number(env, description.physical_block_bytes));
+    object.Set("readOnly", Napi::Boolean::New(env, description.read_only));
+    object.Set("volatileCache", Napi::Boolean::New(env, description.volatile_cache));
+    object.Set("canDeallocate", Napi::Boolean::New(env, description.can_deallocate));
+    object.Set("canWriteZeroes", Napi::Boolean::New(env, description.can_write_zeroes));
+    object.Set("rotational", Napi::Boolean::New(env, description.rotational));
+    object.Set("state", device.state);
+    object.Set("reason", device.reason);
+    object.Set("inFlight", number(env, device.counters.in_flight));
+    object.Set("errors", number(env, device.counters.errors));
+    Napi::Array completed = Napi::Array::New(env, std::size(device.counters.completed));
+    Napi::Array bytes = Napi::Array::New(env, std::size(device.counters.bytes));
+    for (std::uint32_t action = 0; action < std::size(device.counters.completed); ++action) {
+        completed.Set(action, number(env, device.counters.completed[action]));
+        bytes.Set(action, number(env, device.counters.bytes[action]));
+    }
+    object.Set("completed", completed);
+    object.Set("bytes", bytes);
+    object.Set("claimedBy", array_of(env, device.claimed_by));
+    return object;
+}
+
+Napi::Value listener_value(Napi::Env env, const transport::ListenerStatus& listener) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("id", listener.id);
+    object.Set("address", listener.address);
+    object.Set("family", listener.family);
+    object.Set("port", number(env, listener.port));
+    object.Set("discoveryOnly", Napi::Boolean::New(env, listener.discovery_only));
+    return object;
+}
+
+Napi::Value status_value(Napi::Env env, const engine::Status& status) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("version", engine::version);
+    object.Set("devices", list_of(env, status.devices, device_value));
+    object.Set("subsystems", list_of(env, status.subsystems, subsystem_value));
+    object.Set("controllers", list_of(env, status.controllers, controller_value));
+    object.Set("connections", list_of(env, status.connections, connection_value));
+    object.Set("listeners", list_of(env, status.listeners, listener_value));
+    object.Set("discoveryGeneration", big(env, status.discovery_generation));
+    object.Set("dataPoolBytes", big(env, status.data_pool_bytes));
+    object.Set("dataPoolUsedBytes", big(env, status.data_pool_used_bytes));
+    object.Set("reactorCpuNs", number(env, status.reactor_cpu_ns));
+    object.Set("reactorIterations", number(env, status.reactor_iterations));
+    Napi::Object disconnects = Napi::Object::New(env);
+    for (const auto& [reason, count] : status.disconnects) {
+        disconnects.Set(reason, number(env, count));
+    }
+    object.Set("disconnects", disconnects);
+    object.Set("connectionsAccepted", number(env, status.connections_accepted));
+    object.Set("connectionsRefused", number(env, status.connections_refused));
+    return object;
+}
+
+Napi::Value event_value(Napi::Env env, const engine::Event& event) {
+    using Kind = engine::Event::Kind;
+    Napi::Object object = Napi::Object::New(env);
+    switch (event.kind) {
+        case Kind::connect:
+            object.Set("type", "connect");
+            object.Set("request", number(env, event.request));
+            object.Set("subsystem", event.subsystem);
+            object.Set("hostNqn", event.host_nqn);
+            object.Set("hostId", hex_of(event.host_id));
+            object.Set("peerAddress", event.peer_address);
+            object.Set("peerPort", number(env, event.peer_port));
+            break;
+        case Kind::log:
+            object.Set("type", "log");
+            object.Set("level", event.level);
+            object.Set("area", event.area);
+            object.Set("message", event.message);
+            break;
+        case Kind::controller:
+            object.Set("type", "controller");
+            object.Set("change", event.connected ? "connected" : "disconnected");
+            object.Set("subsystem", event.subsystem);
+            object.Set("hostNqn", event.host_nqn);
+            object.Set("cntlid", number(env, event.cntlid));
+            object.Set("reason", event.message);
+            break;
+        case Kind::discovery_generation:
+            object.Set("type", "discovery-generation");
+            object.Set("generation", big(env, event.generation));
+            break;
+        case Kind::device:
+            object.Set("type", "device");
+            object.Set("device", event.device);
+            object.Set("state", event.state);
+            object.Set("reason", event.reason);
+            break;
+    }
+    return object;
+}
+
+}  // namespace binding

@@ -1,0 +1,537 @@
+#include "engine/engine.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <future>
+#include <utility>
+
+#include "base/crash_point.h"
+#include "nvme/controller.h"
+
+namespace engine {
+
+namespace {
+
+// The arena's regions, in this order; a change of any record's layout raises its version.
+enum Region : std::size_t {
+    connections,
+    commands,
+    transmit,
+    stream,
+    controllers,
+    subsystems,
+    namespaces,
+    memories
+};
+
+constexpr std::uint32_t nvme_records_version = 1;
+constexpr std::uint32_t namespace_records = 4096;
+
+std::vector<durable::RegionSpec> regions_for(const Options& options) {
+    using namespace transport;
+    return {
+        {"connections", connection_stride, options.connections_max, tcp_records_version},
+        {"commands", command_stride, options.connections_max, tcp_records_version},
+        {"transmit", transmit_stride, options.connections_max, tcp_records_version},
+        {"stream", limits::receive_buffer_bytes, options.connections_max, tcp_records_version},
+        {"controllers", sizeof(nvme::ControllerRecord), options.controllers_max, nvme_records_version},
+        {"subsystems", sizeof(nvme::SubsystemRecord), limits::subsystems_max, nvme_records_version},
+        {"namespaces", sizeof(nvme::NamespaceRecord), namespace_records, nvme_records_version},
+        {"memories", sizeof(MemoryRecord), limits::devices_max, 1},
+    };
+}
+
+template <typename Record>
+std::span<Record> records(durable::Arena& arena, Region region, std::uint32_t count) {
+    return {reinterpret_cast<Record*>(arena.region(region).data()), count};
+}
+
+constexpr base::Nanoseconds quarantine_poll = 2 * base::millisecond;
+constexpr base::Nanoseconds forget_poll = 5 * base::millisecond;
+constexpr base::Nanoseconds device_watch_period = 1 * base::second;
+constexpr std::size_t admissions_max = 4096;
+
+}  // namespace
+
+Engine::Quarantine::Quarantine(Engine& owner)
+    : Timer(owner.reactor_, [](Timer& timer) { static_cast<Quarantine&>(timer).engine.check_quarantine(); }),
+      engine(owner) {}
+
+Engine::Forgetting::Forgetting(Engine& owner)
+    : Timer(owner.reactor_, [](Timer& timer) { static_cast<Forgetting&>(timer).engine.forget_memories(); }),
+      engine(owner) {}
+
+Engine::DeviceWatch::DeviceWatch(Engine& owner)
+    : Timer(owner.reactor_, [](Timer& timer) { static_cast<DeviceWatch&>(timer).engine.watch_devices(); }),
+      engine(owner) {}
+
+base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options) {
+    auto arena = durable::Arena::open(options.arena_descriptor, regions_for(options));
+    if (!arena) {
+        return arena.error();
+    }
+    durable::Arena opened = arena.take();
+    auto data = durable::MemoryFile::open(options.data_descriptor, "keel-data", options.data_pool_bytes,
+                                          options.data_pool_bytes);
+    if (!data) {
+        return data.error();
+    }
+    if (opened.content() == durable::Arena::Content::other_layout) {
+        if (auto reset = opened.reset(); !reset) {
+            return reset.error();
+        }
+    }
+    auto kernel = reactor::UringKernel::make();
+    if (!kernel) {
+        return kernel.error();
+    }
+    durable::MemoryFile memory = data.take();
+    kernel.value()->register_memory(memory.memory());
+    std::unique_ptr<Engine> engine(new Engine(options, std::move(opened), std::move(memory), kernel.take()));
+    engine->build();
+    return engine;
+}
+
+Engine::Engine(const Options& options, durable::Arena arena, durable::MemoryFile data,
+               std::unique_ptr<reactor::UringKernel> kernel)
+    : options_(options),
+      arena_(std::move(arena)),
+      data_(std::move(data)),
+      kernel_(std::move(kernel)),
+      reactor_(*kernel_) {}
+
+void Engine::build() {
+    base::arm_crash_points_from_environment();
+    buffers_ = std::make_unique<reactor::BufferPool>(data_.memory());
+    regions_.set(transport::MemoryRegions::data_pool, data_.memory());
+    auto zeroes =
+        durable::MemoryFile::open(-1, "keel-zeroes", limits::transfer_bytes_max, limits::transfer_bytes_max);
+    EK_CHECK(zeroes.ok(), "a megabyte of address space");
+    zeroes_ = zeroes.take();
+    regions_.set(zeroes_region, zeroes_.memory());
+
+    memories_ = std::make_unique<Memories>(
+        records<MemoryRecord>(arena_, Region::memories, limits::devices_max), regions_);
+    environment_ = std::make_unique<block::Environment>(block::Environment{
+        .reactor = reactor_,
+        .buffers = *buffers_,
+        .find = [this](const std::string& name) { return find_device(name); },
+        .memory = [this](const std::string& name,
+                         std::uint64_t bytes) { return memories_->get(name, bytes); },
+        .forget_memory = [this](const std::string& name) { memories_->forget(name); },
+        .zeroes = {zeroes_region, 0},
+    });
+
+    target_ = std::make_unique<nvme::Target>(
+        reactor_, *buffers_,
+        nvme::Target::Records{
+            .controllers =
+                records<nvme::ControllerRecord>(arena_, Region::controllers, options_.controllers_max),
+            .subsystems = records<nvme::SubsystemRecord>(arena_, Region::subsystems, limits::subsystems_max),
+            .namespaces = records<nvme::NamespaceRecord>(arena_, Region::namespaces, namespace_records),
+        });
+    nvme::TargetLimits target_limits;
+    target_limits.controllers_per_host = options_.controllers_per_host_max;
+    target_limits.connections_per_host = options_.connections_per_host_max;
+    target_limits.connections = options_.connections_max;
+    target_limits.io_queues_per_controller = options_.io_queues_per_controller_max;
+    target_limits.admission_deadline = options_.admission_timeout_ms * base::millisecond;
+    target_->set_limits(target_limits);
+    target_->set_discovery_generation(options_.discovery_generation);
+    target_->set_event_sink([this](const nvme::TargetEvent& event) { hear(event); });
+
+    transport::TcpOptions tcp;
+    tcp.traits.in_capsule_bytes_io = options_.in_capsule_bytes_io;
+    tcp.header_digest = options_.header_digests;
+    tcp.data_digest = options_.data_digests;
+    tcp.connect_timeout = options_.connect_timeout_ms * base::millisecond;
+    tcp.transfer_timeout = options_.transfer_timeout_ms * base::millisecond;
+    transport_ = std::make_unique<transport::TcpTransport>(
+        reactor_, *target_, *buffers_, regions_, arena_,
+        transport::TcpTransport::Regions{Region::connections, Region::commands, Region::transmit,
+                                         Region::stream},
+        tcp, transport::TransportLimits{options_.connections_max, options_.connections_per_host_max});
+    transport_->log = [this](const std::string& level, const std::string& message) {
+        log(level.c_str(), "transport", message);
+    };
+    quarantine_ = std::make_unique<Quarantine>(*this);
+    forgetting_ = std::make_unique<Forgetting>(*this);
+    device_watch_ = std::make_unique<DeviceWatch>(*this);
+}
+
+Engine::~Engine() { EK_CHECK(!thread_.joinable(), "the engine's thread is stopped and joined first"); }
+
+void Engine::start(EventSink sink) {
+    sink_ = std::move(sink);
+    if (sink_) {
+        target_->set_admission_hook([this](const nvme::ConnectRequest& request,
+                                           nvme::AdmissionAnswer answer) {
+            if (admissions_.size() >= admissions_max) {
+                answer(false, "too many hosts wait for admission");
+                return;
+            }
+            Event event;
+            event.kind = Event::Kind::connect;
+            event.request = next_admission_++;
+            event.subsystem = request.subsystem_nqn;
+            event.host_nqn = request.host_nqn;
+            event.host_id = request.host_id;
+            event.peer_address = request.endpoint.peer_address;
+            event.peer_port = static_cast<std::uint16_t>(std::atoi(request.endpoint.peer_service.c_str()));
+            admissions_.emplace(event.request, std::move(answer));
+            sink_(std::move(event));
+        });
+    }
+    thread_ = std::thread([this] { run(); });
+}
+
+void Engine::run() {
+    pthread_setname_np(pthread_self(), "keel-reactor");
+    ++arena_.header().boots;
+    arena_.header().server_pid = static_cast<std::uint64_t>(getpid());
+    arena_.header().started_monotonic_ns = base::monotonic_now();
+    device_watch_->start_after(device_watch_period);
+    reactor_.run();
+    if (auto stopped = std::exchange(stopped_, nullptr)) {
+        stopped();
+    }
+}
+
+void Engine::stop(std::function<void()> stopped) {
+    post([this, stopped = std::move(stopped)]() mutable {
+        stopped_ = std::move(stopped);
+        device_watch_->stop();
+        for (auto& [request, answer] : std::exchange(admissions_, {})) {
+            answer(false, "the server stops");
+        }
+        transport_->shut_down([this] {
+            post([this] {
+                transport_.reset();
+                target_.reset();  // releases the claims
+                close_devices();
+            });
+        });
+    });
+}
+
+// What stacks on a device was made after it: from the newest to the oldest.
+void Engine::close_devices() {
+    if (devices_.empty()) {
+        forgetting_->stop();
+        quarantine_->stop();
+        reactor_.stop();
+        return;
+    }
+    devices_.back()->close([this] {
+        post([this] {
+            devices_.pop_back();
+            close_devices();
+        });
+    });
+}
+
+void Engine::join() {
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+void Engine::log(const char* level, const char* area, std::string message) {
+    if (!sink_) {
+        return;
+    }
+    Event event;
+    event.kind = Event::Kind::log;
+    event.level = level;
+    event.area = area;
+    event.message = std::move(message);
+    sink_(std::move(event));
+}
+
+void Engine::hear(const nvme::TargetEvent& event) {
+    using Kind = nvme::TargetEventKind;
+    if (!sink_) {
+        return;
+    }
+    if (event.kind == Kind::generation_changed) {
+        Event out;
+        out.kind = Event::Kind::discovery_generation;
+        out.generation = event.value;
+        sink_(std::move(out));
+        return;
+    }
+    if (event.kind == Kind::controller_created || event.kind == Kind::controller_ended) {
+        Event out;
+        out.kind = Event::Kind::controller;
+        out.connected = event.kind == Kind::controller_created;
+        out.subsystem = event.subsystem_nqn;
+        out.host_nqn = event.host_nqn;
+        out.cntlid = event.cntlid;
+        out.message = event.text;
+        sink_(std::move(out));
+        return;
+    }
+    const bool bad = event.kind == Kind::connect_rejected || event.kind == Kind::keep_alive_expired ||
+                     event.kind == Kind::adoption_refused;
+    std::string text = nvme::name_of(event.kind);
+    const auto add = [&](const char* label, const std::string& value) {
+        if (!value.empty()) {
+            text += std::string(" ") + label + " " + value;
+        }
+    };
+    add("host", event.host_nqn);
+    add("subsystem", event.subsystem_nqn);
+    if (event.cntlid != 0) {
+        add("controller", std::to_string(event.cntlid));
+    }
+    if (event.nsid != 0) {
+        add("namespace", std::to_string(event.nsid));
+    }
+    if (!event.text.empty()) {
+        text += ": " + event.text;
+    }
+    log(bad ? "warn" : "info", "nvme", std::move(text));
+}
+
+block::Device* Engine::find_device(const std::string& name) {
+    const auto found = std::find_if(devices_.begin(), devices_.end(),
+                                    [&](const auto& device) { return device->name() == name; });
+    return found == devices_.end() ? nullptr : found->get();
+}
+
+base::Result<DeviceStatus> Engine::add_device(const block::DeviceSpec& spec, int memory_descriptor) {
+    if (find_device(spec.name) != nullptr) {
+        return base::Error{"E_EXISTS", "a device \"" + spec.name + "\" is already there"};
+    }
+    if (devices_.size() >= limits::devices_max) {
+        return base::Error{"E_LIMIT", "no more than " + std::to_string(limits::devices_max) + " devices"};
+    }
+    if (memory_descriptor >= 0) {
+        memories_->offer(spec.name, memory_descriptor);
+    }
+    auto made = block::make_device(*environment_, spec);
+    if (!made) {
+        return made.error();
+    }
+    devices_.push_back(made.take());
+    return status_of(*devices_.back());
+}
+
+void Engine::remove_device(const std::string& name, Done done) {
+    const auto found = std::find_if(devices_.begin(), devices_.end(),
+                                    [&](const auto& device) { return device->name() == name; });
+    if (found == devices_.end()) {
+        done(base::Error{"E_NOT_FOUND", "there is no device \"" + name + "\""});
+        return;
+    }
+    if (auto claim = block::Claim::take(**found, block::Access::read_write, "removal"); !claim) {
+        done(base::Error{"E_BUSY", claim.error().message});
+        return;
+    }
+    closing_devices_.push_back(std::move(*found));
+    devices_.erase(found);
+    block::Device* device = closing_devices_.back().get();
+    device->close([this, device, name, done = std::move(done)]() mutable {
+        post([this, device, name, done = std::move(done)]() mutable {
+            std::erase_if(closing_devices_, [&](const auto& closing) { return closing.get() == device; });
+            device_states_.erase(name);
+            forget_memory(name, std::move(done));
+        });
+    });
+}
+
+// Responses may still be on their way from the device's memory.
+void Engine::forget_memory(const std::string& name, Done done) {
+    forgetting_->names.emplace_back(name, std::move(done));
+    forget_memories();
+}
+
+void Engine::forget_memories() {
+    for (auto& [name, done] : std::exchange(forgetting_->names, {})) {
+        const std::uint16_t region = memories_->region_of(name);
+        if (region != 0 && transport_ && transport_->sends_from(region)) {
+            forgetting_->names.emplace_back(std::move(name), std::move(done));
+            continue;
+        }
+        memories_->forget(name);
+        done({});
+    }
+    if (!forgetting_->names.empty()) {
+        forgetting_->start_after(forget_poll);
+    }
+}
+
+base::Result<std::uint64_t> Engine::resize_device(const std::string& name,
+                                                  std::optional<std::uint64_t> bytes) {
+    block::Device* device = find_device(name);
+    if (device == nullptr) {
+        return base::Error{"E_NOT_FOUND", "there is no device \"" + name + "\""};
+    }
+    return device->resize(bytes);
+}
+
+base::Result<void> Engine::add_namespace(const std::string& nqn, const nvme::NamespaceSpec& spec) {
+    block::Device* device = find_device(spec.device);
+    if (device == nullptr) {
+        return base::Error{"E_NOT_FOUND", "there is no device \"" + spec.device + "\""};
+    }
+    return target_->add_namespace(nqn, spec, *device);
+}
+
+void Engine::admit(std::uint32_t request, bool allow, std::string reason) {
+    const auto found = admissions_.find(request);
+    if (found == admissions_.end()) {
+        return;  // its deadline has passed
+    }
+    nvme::AdmissionAnswer answer = std::move(found->second);
+    admissions_.erase(found);
+    answer(allow, std::move(reason));
+}
+
+std::uint32_t Engine::disconnect_host(const std::string& host_nqn, const std::string& subsystem) {
+    return transport_->disconnect(
+        [&](transport::TcpConnection& connection) {
+            nvme::Controller* controller = connection.queue().controller();
+            return controller != nullptr && host_nqn == controller->host_nqn() &&
+                   (subsystem.empty() || subsystem == controller->subsystem().nqn());
+        },
+        "disconnected by the operator");
+}
+
+DeviceStatus Engine::status_of(block::Device& device) {
+    const block::Device::Health health = device.health();
+    return DeviceStatus{device.name(),     device.kind(),     health.state,       health.reason,
+                        device.describe(), device.counters(), device.claimed_by()};
+}
+
+Status Engine::status() {
+    Status status;
+    for (auto& device : devices_) {
+        status.devices.push_back(status_of(*device));
+    }
+    for (nvme::SubsystemStatus& subsystem : target_->subsystem_status()) {
+        SubsystemStatus out;
+        for (const nvme::NamespaceStatus& ns : subsystem.namespaces) {
+            out.namespaces.push_back({ns, *ns.read_latency, *ns.write_latency});
+        }
+        out.status = std::move(subsystem);
+        status.subsystems.push_back(std::move(out));
+    }
+    status.controllers = target_->controller_status();
+    for (transport::ConnectionStatus& connection : transport_->connections()) {
+        ConnectionStatus out;
+        out.queue = *connection.queue;
+        if (transport::TcpConnection* live = transport_->connection(connection.slot); live != nullptr) {
+            const nvme::Controller* controller = live->queue().controller();
+            if (controller != nullptr) {
+                out.subsystem = controller->subsystem().nqn();
+                out.host_nqn = controller->host_nqn();
+                out.cntlid = controller->cntlid();
+            }
+        }
+        out.status = std::move(connection);
+        status.connections.push_back(std::move(out));
+    }
+    status.listeners = transport_->listeners();
+    status.discovery_generation = target_->discovery_generation();
+    status.data_pool_bytes = buffers_->bytes_total();
+    status.data_pool_used_bytes = buffers_->bytes_in_use();
+    timespec cpu{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+    status.reactor_cpu_ns =
+        static_cast<std::uint64_t>(cpu.tv_sec) * base::second + static_cast<std::uint64_t>(cpu.tv_nsec);
+    status.reactor_iterations = reactor_.iterations();
+    status.disconnects = transport_->end_reasons();
+    status.connections_accepted = transport_->accepted();
+    status.connections_refused = transport_->refused();
+    return status;
+}
+
+void Engine::offer_connection(int socket, std::uint64_t id, bool discovery_only) {
+    offers_.push_back({socket, id, discovery_only});
+}
+
+// Command slots of connections that will not go on may name buffers into which the dead process's reads still
+// arrive.
+void Engine::quarantine_buffers() {
+    for (std::uint32_t slot = 0; slot < options_.connections_max; ++slot) {
+        if (arena_.slot<transport::ConnectionRecord>(Region::connections, slot).state !=
+                transport::ConnectionState::open ||
+            transport_->connection(slot) != nullptr) {
+            continue;
+        }
+        const auto* commands = &arena_.slot<nvme::CommandRecord>(Region::commands, slot);
+        for (std::uint32_t index = 0; index < limits::queue_entries_max; ++index) {
+            const nvme::CommandRecord& command = commands[index];
+            if (command.state != nvme::CommandState::free && command.buffer_bytes != 0 &&
+                command.buffer_bytes <= limits::transfer_bytes_max &&
+                buffers_->reserve(command.data_offset, command.buffer_bytes)) {
+                quarantine_->buffers.emplace_back(command.data_offset, command.buffer_bytes);
+            }
+        }
+    }
+    check_quarantine();
+}
+
+void Engine::check_quarantine() {
+    if (quarantine_->buffers.empty()) {
+        return;
+    }
+    const bool waiting = std::any_of(devices_.begin(), devices_.end(), [](const auto& device) {
+        return device->health().state == "waiting for lock";
+    });
+    if (waiting) {
+        quarantine_->start_after(quarantine_poll);
+        return;
+    }
+    for (const auto& [offset, bytes] : std::exchange(quarantine_->buffers, {})) {
+        buffers_->release(offset, bytes);
+    }
+}
+
+Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
+    Adoption adoption;
+    adoption.carried_arena = arena_.content() == durable::Arena::Content::carried;
+    target_->adopt_controllers();
+    for (const Offer& offer : std::exchange(offers_, {})) {
+        EK_CRASH_POINT("engine.adopt.connection");
+        std::string why;
+        switch (transport_->adopt(offer.socket, offer.id, offer.discovery_only, why)) {
+            case transport::TcpTransport::Adoption::carried: ++adoption.carried; break;
+            case transport::TcpTransport::Adoption::begun: ++adoption.begun; break;
+            case transport::TcpTransport::Adoption::refused:
+                adoption.refused.push_back("connection " + std::to_string(offer.id) + ": " + why);
+                break;
+        }
+    }
+    quarantine_buffers();
+    transport_->forget_unadopted();
+    target_->drop_orphans();
+    adoption.executed = transport_->execute_adopted(policy);
+    return adoption;
+}
+
+void Engine::watch_devices() {
+    for (auto& device : devices_) {
+        const block::Device::Health health = device->health();
+        std::string& known = device_states_[device->name()];
+        if (known == health.state || (known.empty() && health.state == "ok")) {
+            continue;
+        }
+        known = health.state;
+        if (sink_) {
+            Event event;
+            event.kind = Event::Kind::device;
+            event.device = device->name();
+            event.state = health.state;
+            event.reason = health.reason;
+            sink_(std::move(event));
+        }
+    }
+    device_watch_->start_after(device_watch_period);
+}
+
+}  // namespace engine

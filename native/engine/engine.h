@@ -1,0 +1,208 @@
+// The composition root of the data plane: builds arena, reactor, devices, target and transport, and hands
+// them to each other. It knows nothing of JavaScript; the addon, the native tests and the fuzzers are its
+// callers.
+//
+// One thread, the reactor's, owns everything here. `start` begins it; what is marked "reactor thread" is
+// called through `post`. Answers arrive on the reactor's thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/result.h"
+#include "block/device.h"
+#include "block/spec.h"
+#include "durable/arena.h"
+#include "engine/memories.h"
+#include "engine/options.h"
+#include "nvme/target.h"
+#include "reactor/buffer_pool.h"
+#include "reactor/reactor.h"
+#include "reactor/uring_kernel.h"
+#include "transport/tcp_transport.h"
+
+namespace engine {
+
+// Facts for the control plane. The connect event wants an answer by `admit`.
+struct Event {
+    enum class Kind : std::uint8_t {
+        connect,
+        log,
+        controller,
+        discovery_generation,
+        device
+    } kind = Kind::log;
+    std::uint32_t request = 0;        // connect
+    std::string subsystem, host_nqn;  // connect, controller
+    std::array<std::uint8_t, 16> host_id{};
+    std::string peer_address;
+    std::uint16_t peer_port = 0;
+    std::string level, area, message;  // log; controller: message is the reason
+    bool connected = false;            // controller
+    std::uint16_t cntlid = 0;
+    std::uint64_t generation = 0;
+    std::string device, state, reason;
+};
+using EventSink = std::function<void(Event&&)>;  // called on the reactor's thread
+
+struct DeviceStatus {
+    std::string name, kind, state, reason;
+    block::Description description;
+    block::Counters counters;
+    std::vector<std::string> claimed_by;
+};
+
+struct NamespaceStatus {
+    nvme::NamespaceStatus status;
+    nvme::LatencyHistogram read_latency, write_latency;
+};
+
+struct SubsystemStatus {
+    nvme::SubsystemStatus status;
+    std::vector<NamespaceStatus> namespaces;
+};
+
+struct ConnectionStatus {
+    transport::ConnectionStatus status;
+    nvme::QueueRecord queue{};
+    std::string subsystem, host_nqn;  // empty before Connect
+    std::uint16_t cntlid = 0;
+};
+
+struct Status {
+    std::vector<DeviceStatus> devices;
+    std::vector<SubsystemStatus> subsystems;
+    std::vector<nvme::ControllerStatus> controllers;
+    std::vector<ConnectionStatus> connections;
+    std::vector<transport::ListenerStatus> listeners;
+    std::uint64_t discovery_generation = 0;
+    std::uint64_t data_pool_bytes = 0, data_pool_used_bytes = 0;
+    std::uint64_t reactor_cpu_ns = 0, reactor_iterations = 0;
+    std::map<std::string, std::uint64_t> disconnects;
+    std::uint64_t connections_accepted = 0, connections_refused = 0;
+};
+
+// What became of a predecessor's connections and commands.
+struct Adoption {
+    bool carried_arena = false;
+    std::uint32_t carried = 0;         // connections that go on
+    std::uint32_t begun = 0;           // accepted but unread: begun now
+    std::uint32_t executed = 0;        // commands that were in flight
+    std::vector<std::string> refused;  // one line per connection that could not go on
+};
+
+class Engine {
+  public:
+    // Allocates everything; no thread yet. Errors: E_NO_MEMORY, E_IO.
+    static base::Result<std::unique_ptr<Engine>> make(const Options& options);
+    ~Engine();
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+
+    // Begins the reactor's thread. `sink` null: nobody decides admissions but the host lists.
+    void start(EventSink sink);
+    // Ends connections and devices in order, then the thread; `stopped` is called on the reactor's thread as
+    // its last act. Any thread, once.
+    void stop(std::function<void()> stopped);
+    // After `stopped`, from another thread.
+    void join();
+    void post(reactor::Reactor::Task task) { reactor_.post(std::move(task)); }
+
+    // --- reactor thread ------------------------------------------------------------------------------------
+    using Done = std::function<void(base::Result<void>)>;
+
+    base::Result<DeviceStatus> add_device(const block::DeviceSpec& spec, int memory_descriptor);
+    void remove_device(const std::string& name, Done done);  // E_NOT_FOUND, E_BUSY (claimed)
+    base::Result<std::uint64_t> resize_device(const std::string& name, std::optional<std::uint64_t> bytes);
+
+    nvme::Target& target() { return *target_; }
+    transport::TcpTransport& transport() { return *transport_; }
+    block::Device* find_device(const std::string& name);
+    base::Result<void> add_namespace(const std::string& nqn, const nvme::NamespaceSpec& spec);
+
+    void admit(std::uint32_t request, bool allow, std::string reason);
+    std::uint32_t disconnect_host(const std::string& host_nqn, const std::string& subsystem);
+    Status status();
+
+    // A connection that a keeper held while the predecessor died; before `adopt`. Takes the descriptor.
+    void offer_connection(int socket, std::uint64_t id, bool discovery_only);
+    // Takes over what a predecessor left, once the configuration is in place.
+    Adoption adopt(transport::TcpConnection::InFlight policy);
+
+    const Options& options() const { return options_; }
+    durable::Arena& arena() { return arena_; }
+    reactor::BufferPool& buffers() { return *buffers_; }
+    void log(const char* level, const char* area, std::string message);
+
+  private:
+    struct Offer {
+        int socket;
+        std::uint64_t id;
+        bool discovery_only;
+    };
+    // Buffers that a dead process's device I/O may still write to: kept out of use until every device is free
+    // of it.
+    struct Quarantine : reactor::Timer {
+        explicit Quarantine(Engine& engine);
+        Engine& engine;
+        std::vector<std::pair<std::uint64_t, std::uint32_t>> buffers;
+    };
+    // Memory of a removed device that responses are still being sent from.
+    struct Forgetting : reactor::Timer {
+        explicit Forgetting(Engine& engine);
+        Engine& engine;
+        std::vector<std::pair<std::string, Done>> names;
+    };
+    // Tells of devices whose state changed.
+    struct DeviceWatch : reactor::Timer {
+        explicit DeviceWatch(Engine& engine);
+        Engine& engine;
+    };
+
+    Engine(const Options& options, durable::Arena arena, durable::MemoryFile data,
+           std::unique_ptr<reactor::UringKernel> kernel);
+    void build();
+    void run();
+    void hear(const nvme::TargetEvent& event);
+    void close_devices();
+    void forget_memory(const std::string& name, Done done);
+    void forget_memories();
+    void quarantine_buffers();
+    void check_quarantine();
+    void watch_devices();
+    DeviceStatus status_of(block::Device& device);
+
+    Options options_;
+    durable::Arena arena_;
+    durable::MemoryFile data_;
+    durable::MemoryFile zeroes_;
+    std::unique_ptr<reactor::UringKernel> kernel_;
+    reactor::Reactor reactor_;
+    std::unique_ptr<reactor::BufferPool> buffers_;
+    transport::MemoryRegions regions_;
+    std::unique_ptr<Memories> memories_;
+    std::unique_ptr<block::Environment> environment_;
+    std::vector<std::unique_ptr<block::Device>>
+        devices_;  // in the order of creation: bases before what stacks on them
+    std::vector<std::unique_ptr<block::Device>> closing_devices_;
+    std::unique_ptr<nvme::Target> target_;
+    std::unique_ptr<transport::TcpTransport> transport_;
+    std::unique_ptr<Quarantine> quarantine_;
+    std::unique_ptr<Forgetting> forgetting_;
+    std::unique_ptr<DeviceWatch> device_watch_;
+    std::vector<Offer> offers_;
+    std::map<std::uint32_t, nvme::AdmissionAnswer> admissions_;
+    std::uint32_t next_admission_ = 1;
+    EventSink sink_;
+    std::thread thread_;
+    std::function<void()> stopped_;
+    std::map<std::string, std::string> device_states_;
+};
+
+}  // namespace engine

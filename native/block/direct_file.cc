@@ -131,9 +131,7 @@ void DirectFile::submit_checked(Request& request) {
         complete(request, Status::gone);
         return;
     }
-    auto* transfer = new (request.scratch) Transfer{};
-    transfer->device = this;
-    transfer->request = &request;
+    auto* transfer = ::new (static_cast<void*>(request.scratch)) Transfer(*this, request);
     if (lock_.held()) {
         begin(*transfer);
         return;
@@ -152,7 +150,8 @@ void DirectFile::begin(Transfer& transfer) {
         &DirectFile::zero_range,      // write_zeroes
         &DirectFile::deallocate,      // deallocate
     };
-    (this->*first_steps[static_cast<std::size_t>(transfer.request->action)])(transfer);
+    const auto first_step = first_steps[static_cast<std::size_t>(transfer.request->action)];
+    (this->*first_step)(transfer);
 }
 
 void DirectFile::cancel_checked(Request& request) {

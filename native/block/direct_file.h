@@ -29,14 +29,15 @@ class DirectFile : public Device {
     DirectFile(const Environment& environment, const DeviceSpec& spec, Medium medium);
 
     struct Transfer : reactor::Operation {
+        Transfer(DirectFile& device_, Request& request_) : device(&device_), request(&request_) {}
         DirectFile* device;
         Request* request;
-        Transfer* next;  // while it waits for the lock
-        Transfer* previous;
-        std::uint64_t done_bytes;
-        std::uint8_t retries;
-        bool waiting;
-        bool cancelled;
+        Transfer* next = nullptr;  // while it waits for the lock
+        Transfer* previous = nullptr;
+        std::uint64_t done_bytes = 0;
+        std::uint8_t retries = 0;
+        bool waiting = false;
+        bool cancelled = false;
     };
 
     // The lock is ours: what can only be looked at or changed now. An error makes the device gone.

@@ -53,6 +53,14 @@
         'sources': ['<!@(node scripts/sources.mjs tools)'],
       }],
     }],
+    ['"<!(node scripts/sources.mjs load --count)" != "0"', {
+      'targets': [{
+        'target_name': 'keel-load',
+        'type': 'executable',
+        'dependencies': ['engine'],
+        'sources': ['<!@(node scripts/sources.mjs load)'],
+      }],
+    }],
     ['tests==1', {
       'targets': [{
         'target_name': 'native_tests',

@@ -54,6 +54,8 @@ export const sources = {
   binding: () => filesBelow("native/binding", ".cc").filter((p) => !isTest(p)),
   keeper: () => filesBelow("native/keeper", ".cc").filter((p) => !isTest(p)),
   tools: () => filesBelow("native/tools", ".cc"),
+  /** keel-load, the load generator and verifier. */
+  load: () => filesBelow("bench/io", ".cc").filter((p) => !isTest(p)),
   /** Support code that test programs, fuzzers and benchmarks link; main.cc belongs to test programs alone. */
   support: () => filesBelow("native/testing", ".cc").filter((p) => !isTest(p) && p !== testMain),
   tests: () => filesBelow("native", ".cc").filter(isTest),

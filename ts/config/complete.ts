@@ -1,6 +1,7 @@
 // A checked document to the complete desired state: every default filled in, nothing left for the native side to
 // decide. Pure: identities come from the server's UUID and what was recorded before.
 
+import { join } from "node:path";
 import { formatEndpoint, parseEndpoint } from "../model/endpoint.js";
 import { KeelError } from "../model/errors.js";
 import { namespaceIdentity, subsystemSerial } from "../model/identity.js";
@@ -14,7 +15,7 @@ import {
   type Settings,
   type SubsystemWanted,
 } from "../model/state.js";
-import { baseOf, type DefaultPaths, defaultNqn } from "./naming.js";
+import { baseOf, type DefaultPaths, defaultEndpoints, defaultNqn } from "./naming.js";
 import type { ConfigDocument, DeviceDocument } from "./schema.js";
 
 /** What was given to hosts once and must stay: by "nqn nsid" and by "nqn". */
@@ -151,8 +152,8 @@ function completeSubsystems(document: ConfigDocument, node: string, context: Con
 }
 
 const defaultListen: NonNullable<ConfigDocument["listen"]> = [
-  { "nvme-tcp": "0.0.0.0:4420" },
-  { discovery: "0.0.0.0:8009" },
+  { "nvme-tcp": defaultEndpoints.nvmeTcp },
+  { discovery: defaultEndpoints.discovery },
 ];
 
 function endpointOf(text: string): { address: string; family: "ipv4" | "ipv6"; port: number } {
@@ -187,7 +188,12 @@ function completeReferrals(document: ConfigDocument): ReferralWanted[] {
 
 export const logLevelOf = (document: ConfigDocument) => document.log?.level ?? "info";
 
-function completeSettings(document: ConfigDocument, node: string, paths: DefaultPaths): Settings {
+function rpcSocketOf(document: ConfigDocument, paths: DefaultPaths): string {
+  const { sockets } = document;
+  return typeof sockets === "string" ? join(sockets, "rpc.sock") : (sockets?.rpc ?? paths.rpcSocket);
+}
+
+export function completeSettings(document: ConfigDocument, node: string, paths: DefaultPaths): Settings {
   const limits = document.limits ?? {};
   const first = (document.listen ?? defaultListen).find((entry) => "nvme-tcp" in entry);
   const digests = first !== undefined && "nvme-tcp" in first ? (first.digests ?? "optional") : "optional";
@@ -208,7 +214,7 @@ function completeSettings(document: ConfigDocument, node: string, paths: Default
       admissionTimeoutMs: ms(limits.admission_timeout, 2_000),
     },
     stateDirectory: document.state ?? paths.state,
-    rpcSocket: document.sockets?.rpc ?? paths.rpcSocket,
+    rpcSocket: rpcSocketOf(document, paths),
     httpListen: document.http === undefined ? null : endpointOf(document.http.listen),
   };
 }

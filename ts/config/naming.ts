@@ -7,6 +7,9 @@ import type { DeviceDocument } from "./schema.js";
 export const defaultNqn = (node: string, subsystem: string): string =>
   `nqn.2026-11.example.keel:${node}:${subsystem}`;
 
+/** Where a configuration without `listen` listens. */
+export const defaultEndpoints = { nvmeTcp: "0.0.0.0:4420", discovery: "0.0.0.0:8009" } as const;
+
 /** The device that a delay or error device stands on. */
 export const baseOf = (device: DeviceDocument): string | null =>
   "delay" in device ? device.delay : "error" in device ? device.error : null;

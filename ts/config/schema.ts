@@ -39,12 +39,15 @@ const durationUs = z
   });
 
 const text = (rule: string, accepts: (value: string) => boolean) =>
-  z.string().superRefine((value, context) => {
-    if (!accepts(value)) {
-      const shown = value.length > 80 ? `${value.slice(0, 80)}…` : value;
-      context.addIssue({ code: "custom", message: `${JSON.stringify(shown)} is not ${rule}` });
-    }
-  });
+  z
+    .string()
+    .superRefine((value, context) => {
+      if (!accepts(value)) {
+        const shown = value.length > 80 ? `${value.slice(0, 80)}…` : value;
+        context.addIssue({ code: "custom", message: `${JSON.stringify(shown)} is not ${rule}` });
+      }
+    })
+    .meta({ description: rule });
 
 const printable = (value: string): boolean => /^[\x20-\x7e]+$/.test(value);
 const name = text(`a name (${nameRule})`, (value) => parseName(value) !== null);
@@ -176,8 +179,12 @@ export const documentShape = z.strictObject({
   limits: describe(limits.optional(), "Bounds that are laid out at start-up."),
   state: describe(absolutePath.optional(), "The durable directory; default /var/lib/keel."),
   sockets: describe(
-    z.strictObject({ rpc: absolutePath.optional() }).optional(),
-    "The control socket; default /run/keel/rpc.sock.",
+    z
+      .union([absolutePath, z.strictObject({ rpc: absolutePath.optional() })], {
+        error: () => "expected a directory, or rpc: with the path of the control socket",
+      })
+      .optional(),
+    "The directory of the control socket rpc.sock, or its path; default /run/keel.",
   ),
   log: describe(z.strictObject({ level: z.enum(logLevels).optional() }).optional(), "Logging."),
   http: describe(z.strictObject({ listen: endpoint }).optional(), "Prometheus metrics and health over HTTP."),

@@ -81,7 +81,7 @@ export class Server {
 
   /** Starts the engine and brings up what the file and the recorded changes say. */
   async start(): Promise<void> {
-    const { engine, directory, log } = this.parts;
+    const { engine, directory } = this.parts;
     engine.start((event) => this.onEvent(event));
     await engine.setLoading(true);
     const record = directory.changes;
@@ -388,6 +388,5 @@ export class Server {
     if (this.retry !== null) clearTimeout(this.retry);
     await this.queue;
     await withDeadline(this.parts.engine.stop(), stopDeadlineMs, "stopping the engine");
-    await this.parts.directory.close();
   }
 }

@@ -1,0 +1,18 @@
+// Every method of the control socket.
+
+import { z } from "zod";
+import { keelMethods } from "./keel-methods.js";
+import { type Method, method } from "./method.js";
+import { spdkMethods } from "./spdk-methods.js";
+
+const own: readonly Method[] = [...keelMethods, ...spdkMethods];
+
+export const methods: readonly Method[] = [
+  ...own,
+  method(
+    "rpc_get_methods",
+    "The names of all methods.",
+    z.strictObject({ current: z.boolean().optional() }),
+    () => [...own.map(({ name }) => name), "rpc_get_methods"].sort(),
+  ),
+];

@@ -496,12 +496,13 @@ Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
     Adoption adoption;
     adoption.carried_arena = arena_.content() == durable::Arena::Content::carried;
     target_->adopt_controllers();
+    std::vector<Offer> unread;
     for (const Offer& offer : std::exchange(offers_, {})) {
         EK_CRASH_POINT("engine.adopt.connection");
         std::string why;
         switch (transport_->adopt(offer.socket, offer.id, offer.discovery_only, why)) {
             case transport::TcpTransport::Adoption::carried: ++adoption.carried; break;
-            case transport::TcpTransport::Adoption::begun: ++adoption.begun; break;
+            case transport::TcpTransport::Adoption::unread: unread.push_back(offer); break;
             case transport::TcpTransport::Adoption::refused:
                 adoption.refused.push_back("connection " + std::to_string(offer.id) + ": " + why);
                 break;
@@ -509,6 +510,9 @@ Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
     }
     quarantine_buffers();
     transport_->forget_unadopted();
+    for (const Offer& offer : unread) {
+        adoption.begun += transport_->take(offer.socket, offer.id, offer.discovery_only) ? 1 : 0;
+    }
     target_->drop_orphans();
     adoption.executed = transport_->execute_adopted(policy);
     return adoption;

@@ -67,6 +67,8 @@ void TcpConnection::open(std::uint64_t id) {
     record_.transmit_slots = transmit_slots_for(limits::admin_queue_entries_min);
     record_.transmit_tail = 0;
     record_.split = SplitBlock{};
+    record_.queue = nvme::QueueRecord{};
+    record_.queue.entries = limits::admin_queue_entries_min;
     record_.flight_count = 0;
     ReceiveState start{};
     start.command = no_command;

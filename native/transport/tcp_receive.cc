@@ -250,20 +250,6 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     std::memcpy(&record.sqe, pdu + sizeof(wire::CommonHeader), sizeof record.sqe);
     record.stream_offset = state.consumed;
     record.response_sequence = ~std::uint64_t{0};
-    record.data_offset = 0;
-    record.data_length = 0;
-    record.buffer_bytes = 0;
-    record.received_bytes = 0;
-    record.result0 = 0;
-    record.result1 = 0;
-    record.progress = 0;
-    record.data_region = nvme::no_data_region;
-    record.status = 0;
-    record.status_flags = 0;
-    record.in_capsule = 0;
-    command->data = nullptr;
-    command->received_at = around_.reactor.now();
-
     const nvme::Admission admission = queue_.admit(*command, layout.data_bytes);
     const bool accepted = admission.status.ok();
     const bool to_controller = accepted && admission.direction == nvme::DataDirection::to_controller;
@@ -293,6 +279,9 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         record.status = admission.status.value;
         record.status_flags = admission.dnr ? nvme::status_flag_dnr : 0;
     }
+    // A generation in the upper bits, so that a late PDU for the slot's previous command is noticed.
+    record.transfer_tag =
+        static_cast<std::uint16_t>(((state.capsules & 7) << (slot_bits + piece_bits)) | command->slot);
     ++counters_.commands;
     record_flight(wire::PduType::capsule_cmd, record.sqe.cid, record.sqe.opcode, layout.pdu_bytes,
                   state.consumed, record.sqe.cdw10);

@@ -57,20 +57,13 @@ bool TcpConnection::adopt() {
         default: return refuse("its phase is unknown");
     }
     received_ = position.received;
-    if (!adopt_commands(state) || !adopt_transmit(position.sent)) {
-        return false;
-    }
-    return true;
+    return adopt_transmit(position.sent) && adopt_commands(state);
 }
 
 // Which slots count, in the order of the stream, and what each of them still needs.
 bool TcpConnection::adopt_commands(ReceiveState& state) {
     std::vector<std::uint16_t> live;
-    const std::uint32_t entries =
-        std::max<std::uint32_t>(record_.queue.entries, limits::admin_queue_entries_min);
-    if (entries > limits::queue_entries_max) {
-        return refuse("its queue is larger than allowed");
-    }
+    const std::size_t entries = queue_.commands().size();
     for (std::uint32_t slot = 0; slot < entries; ++slot) {
         nvme::CommandRecord& command = slots_.commands[slot];
         if (command.state == nvme::CommandState::free) {

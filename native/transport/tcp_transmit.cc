@@ -77,11 +77,6 @@ void TcpConnection::request_data(nvme::Command& command) {
     const std::uint32_t piece_bytes = r2t_bytes(record);
     const std::uint32_t pieces = (record.data_length + piece_bytes - 1) / piece_bytes;
     const std::uint32_t complete = record.received_bytes / piece_bytes;
-    if (record.progress == 0) {
-        // A generation in the upper bits, so that a late PDU for the slot's previous command is noticed.
-        const auto generation = static_cast<std::uint16_t>((record.transfer_tag >> 13) + 1);
-        record.transfer_tag = static_cast<std::uint16_t>((generation << 13) | command.slot);
-    }
     while (record.progress < pieces && record.progress < complete + record_.outstanding_r2t) {
         if (!room_for(1)) {
             append_waiting(command);

@@ -21,7 +21,8 @@ namespace {
 
 constexpr int listen_backlog = 1024;
 constexpr base::Nanoseconds accept_pause =
-    100 * base::millisecond;                 // when the process has no descriptors left
+    100 * base::millisecond;  // when the process has no descriptors left
+constexpr std::size_t commands_before_connect = 2 * limits::admin_queue_entries_min;
 constexpr std::size_t end_reasons_max = 64;  // distinct texts that are counted
 
 void set_option(int socket, int level, int name, int value) {
@@ -352,26 +353,26 @@ TcpTransport::Adoption TcpTransport::adopt(int socket, std::uint64_t id, bool di
         if (slots.record->state != ConnectionState::open || slots.record->id != id || connections_[slot]) {
             continue;
         }
-        nvme::Endpoint endpoint = endpoint_of(socket, discovery_only);
+        const nvme::Endpoint endpoint = endpoint_of(socket, discovery_only);
         auto connection = std::make_unique<TcpConnection>(around_, socket, slots, endpoint);
-        free_slots_.erase(std::remove(free_slots_.begin(), free_slots_.end(), slot), free_slots_.end());
+        if (!connection->adopt()) {
+            why = connection->reason();
+            break;  // its slots stay as they are until forget_unadopted
+        }
+        std::erase(free_slots_, slot);
         ++by_address_[endpoint.peer_address];
         connections_[slot] = std::move(connection);
-        if (!connections_[slot]->adopt()) {
-            why = connections_[slot]->reason();
-            connections_[slot]->disconnect(false, why.c_str());
-            return Adoption::refused;
-        }
         set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1);  // pushes what a dead MSG_MORE held back
         connections_[slot]->resume();
         return Adoption::carried;
     }
     const StreamPosition position = read_stream_position(socket);
-    if (position.alive && position.received == 0 && position.sent == 0) {
-        why = "nothing of it had been read";
-        return take(socket, id, discovery_only) ? Adoption::begun : Adoption::refused;
+    if (why.empty() && position.alive && position.received == 0 && position.sent == 0) {
+        return Adoption::unread;
     }
-    why = position.alive ? "no record of it" : "the host closed it";
+    if (why.empty()) {
+        why = position.alive ? "no record of it" : "the host closed it";
+    }
     ::shutdown(socket, SHUT_RDWR);
     ::close(socket);
     if (closed) {
@@ -383,9 +384,19 @@ TcpTransport::Adoption TcpTransport::adopt(int socket, std::uint64_t id, bool di
 void TcpTransport::forget_unadopted() {
     for (std::uint32_t slot = 0; slot < connections_.size(); ++slot) {
         const TcpSlots slots = slots_of(slot);
-        if (!connections_[slot] && slots.record->state != ConnectionState::free) {
-            durable::commit(slots.record->state, ConnectionState::free);
+        if (connections_[slot] || slots.record->state == ConnectionState::free) {
+            continue;
         }
+        const std::size_t used =
+            std::min<std::size_t>(std::size_t{slots.record->queue.entries} * 2, slots.commands.size());
+        for (nvme::CommandRecord& command :
+             slots.commands.first(std::max<std::size_t>(used, commands_before_connect))) {
+            if (command.state != nvme::CommandState::free) {
+                durable::commit(command.state, nvme::CommandState::free);
+            }
+        }
+        slots.record->queue = nvme::QueueRecord{};
+        durable::commit(slots.record->state, ConnectionState::free);
     }
 }
 

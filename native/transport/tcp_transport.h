@@ -76,9 +76,10 @@ class TcpTransport {
 
     // A connection that a keeper accepted; owned by this transport from here on, also if it is refused.
     bool take(int socket, std::uint64_t id, bool discovery_only);
-    // A connection that a dead process may have used. Goes on with it if its record is there, begins it if
-    // nothing of it was read yet, closes it otherwise. `why` tells what was done.
-    enum class Adoption : std::uint8_t { carried, begun, refused };
+    // A connection that a dead process may have used. Goes on with it if its record is there. `unread`:
+    // nothing of it was read yet, it is to be begun by `take` after forget_unadopted. `refused`: closed,
+    // `why` says the reason.
+    enum class Adoption : std::uint8_t { carried, unread, refused };
     Adoption adopt(int socket, std::uint64_t id, bool discovery_only, std::string& why);
     // After all were adopted: forgets the records of connections that nobody holds any more.
     void forget_unadopted();

@@ -67,6 +67,14 @@ static_assert(sizeof(CommandRecord) == 128);
 
 inline constexpr std::uint8_t status_flag_dnr = 1;
 inline constexpr std::uint8_t status_flag_more = 2;
+inline constexpr std::uint8_t status_flag_delay = 4;  // CRD 1: retry after Identify Controller's CRDT1
+
+// The Status Field of the record's completion.
+inline std::uint16_t status_field_of(const CommandRecord& record) {
+    return wire::status_field(wire::Status{record.status}, (record.status_flags & status_flag_dnr) != 0,
+                              (record.status_flags & status_flag_delay) != 0 ? 1 : 0,
+                              (record.status_flags & status_flag_more) != 0);
+}
 
 // A block request that knows whose it is.
 struct CommandRequest : block::Request {
@@ -89,6 +97,9 @@ struct Command : public reactor::BufferWaiter {
     std::uint16_t slot = 0;              // index in the connection's array
     bool abort_requested = false;
     bool executing = false;              // handed to a handler, not completed yet
+    bool waits_for_partner = false;      // half of a fused pair: ready, the other half is not
+    std::uint16_t pair_status = 0;       // half of a fused pair: how it must end because of its partner
+    std::uint16_t error_location = 0xFFFF;  // Parameter Error Location, for the error log
     std::byte* data = nullptr;           // where data_region/data_offset points, or null
     Namespace* ns = nullptr;             // held while executing (Namespace::hold/release)
     Command* partner = nullptr;          // the other half of a fused pair

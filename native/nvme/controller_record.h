@@ -15,8 +15,8 @@
 
 namespace nvme {
 
-inline constexpr std::size_t nqn_field_bytes = 224;  // limits::nqn_bytes_max and a terminating zero
-static_assert(nqn_field_bytes == limits::nqn_bytes_max + 1);
+inline constexpr std::size_t record_nqn_bytes = 224;  // limits::nqn_bytes_max and a terminating zero
+static_assert(record_nqn_bytes == limits::nqn_bytes_max + 1);
 
 enum class RecordState : std::uint32_t { free = 0, in_use = 1 };
 
@@ -49,7 +49,7 @@ struct FeatureValues {
     std::uint32_t async_event_configuration;
     std::uint32_t interrupt_coalescing;
     std::uint32_t command_set_profile;  // I/O Command Set Profile: index of the combination
-    std::uint64_t timestamp_ms;         // value set, or the server's own clock at reset
+    std::uint64_t timestamp_ms;         // value that was set; 0 after a reset
     std::uint64_t timestamp_set_ns;     // monotonic time at which it was set
     std::uint8_t timestamp_origin;      // 0: since reset, 1: set by the host
     std::uint8_t host_behavior[7];      // the first bytes of the Host Behavior Support structure
@@ -73,8 +73,8 @@ struct ControllerRecord {
     RecordState state;
     std::uint32_t generation;      // uses of this slot so far
     std::uint64_t subsystem_hash;  // of the NQN, to find it quickly; the NQN decides
-    char subsystem_nqn[nqn_field_bytes];
-    char host_nqn[nqn_field_bytes];
+    char subsystem_nqn[record_nqn_bytes];
+    char host_nqn[record_nqn_bytes];
     std::uint8_t host_id[16];
     std::uint16_t cntlid;
     ControllerKind kind;
@@ -94,14 +94,15 @@ struct ControllerRecord {
 
     std::uint64_t error_count;
     std::uint64_t errors_logged;  // next place in the ring is errors_logged modulo its size
-    std::uint64_t
-        namespace_digest;  // of what the host knows of the namespaces, to find changes over a restart
+    // What the host knows, to find over a restart what it does not know.
+    std::uint64_t namespace_digest;
+    std::uint64_t discovery_digest;
 
     std::uint32_t changed_count;  // entries of changed_namespaces; above the maximum: overflow
     std::uint32_t reserved1;
     std::uint32_t changed_namespaces[limits::changed_namespaces_max];
     ErrorRecord errors[limits::error_log_entries];
-    std::uint8_t reserved2[256];
+    std::uint8_t reserved2[248];
 };
 static_assert(std::is_trivially_copyable_v<ControllerRecord> && std::is_standard_layout_v<ControllerRecord>);
 static_assert(sizeof(ControllerRecord) <= 16 * 1024 && sizeof(ControllerRecord) % 8 == 0);
@@ -112,7 +113,7 @@ struct SubsystemRecord {
     RecordState state;
     std::uint16_t cntlid_next;  // where the search for a free controller id goes on
     std::uint16_t ana_state;    // of ANA group 1; 0 in a new record means optimized
-    char nqn[nqn_field_bytes];
+    char nqn[record_nqn_bytes];
     std::uint64_t ana_change_count;
     std::uint64_t read_bytes;
     std::uint64_t written_bytes;

@@ -9,6 +9,7 @@
 #include <functional>
 #include <string>
 
+#include "base/result.h"
 #include "block/device.h"
 #include "nvme/command.h"
 #include "nvme/latency.h"
@@ -25,6 +26,7 @@ struct NamespaceSpec {
     std::array<std::uint8_t, 16> nguid{};         // never all zero
     std::array<std::uint8_t, 16> uuid{};
     bool read_only = false;                       // exported read-only whatever the device can
+    std::uint32_t write_protection = 0;           // Namespace Write Protection state that a host had set
 };
 
 // Since the start of this process; what SMART and the metrics show is this plus what the arena carried over.
@@ -53,6 +55,8 @@ public:
     bool write_protected() const;
     std::uint32_t write_protection_state() const { return write_protection_; }
     void set_write_protection(std::uint32_t state) { write_protection_ = state; }
+    // E_BUSY: others read the device and rely on nobody writing.
+    base::Result<void> set_read_only(bool read_only);
 
     // A command that uses the namespace holds it; removal waits for the last release.
     void hold() { ++holders_; }
@@ -68,11 +72,16 @@ public:
     LatencyHistogram read_latency, write_latency;
 
 private:
+    void take_size();
+    void device_changed();
+    void leave();
+
     Subsystem& subsystem_;
     NamespaceSpec spec_;
     block::Claim claim_;
     std::uint32_t block_shift_ = 0;
     std::uint64_t blocks_ = 0;
+    bool device_read_only_ = false;
     std::uint32_t write_protection_ = 0;
     std::uint32_t holders_ = 0;
     bool removing_ = false;

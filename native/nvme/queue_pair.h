@@ -139,13 +139,35 @@ public:
 
     // The commands that are executing or waiting, for Abort, reset and status.
     Command* find(std::uint16_t cid);
-    std::span<Command> commands() { return commands_; }
-    // Aborts all that is executing, as controller reset and disconnect want it.
-    void abort_all();
+    std::span<Command> commands() { return {commands_, command_count_}; }
+    // Commands that the host has outstanding and handlers are working on.
+    std::uint32_t executing_count() const { return executing_; }
+    // The controller ends this queue: nothing is answered any more.
+    bool is_disconnected() const { return disconnected_; }
+    // Aborts all that is executing but `except`, as controller reset and disconnect want it.
+    void abort_all(const Command* except = nullptr);
+    // Ends one command early if it can be: now, later by its own way, or when its data is there. False: it ended.
+    bool abort(Command& command);
 
 private:
     friend struct Command;
-    void grow_to(std::uint16_t entries);
+    // What of a fused pair was admitted: the next capsule must be its second half.
+    enum class PairPhase : std::uint8_t { none, first_admitted, first_refused };
+
+    void grow_to(std::uint32_t slots);
+    Admission admit_checked(const wire::Sqe& sqe);
+    wire::Status check_sgl(const wire::Sqe& sqe, Admission& admission, std::uint32_t capsule_data_bytes) const;
+    void admit_pair(Command& command, Admission& admission);
+    void dispatch(Command& command);
+    void resume(Command& command);
+    void finish(Command& command, wire::Status status, bool dnr);
+    void count_io(const Command& command);
+    void fail_partner(Command& command);
+    void unlink_partner(Command& command);
+    void remember_cid(Command& command);
+    void forget_cid(const Command& command);
+    bool adopt_record(std::uint16_t slot);
+    bool adopt_controller();
     void finish_if_idle();
 
     Target& target_;
@@ -154,10 +176,17 @@ private:
     reactor::BufferPool& buffers_;
     QueueRecord& record_;
     std::span<CommandRecord> records_;
-    std::vector<Command> commands_;      // as many as records_; never resized after construction
+    // Address space for as many commands as there are records; constructed (and so backed by memory) as far as the
+    // size of the queue asks for. They never move.
+    Command* commands_ = nullptr;
+    std::uint32_t command_count_ = 0;
     std::vector<std::uint16_t> free_slots_;
+    std::vector<std::uint16_t> cid_heads_;  // commands that are not done, by CID: chains of slots
+    std::vector<std::uint16_t> cid_next_;   // by slot
     Controller* controller_ = nullptr;
-    Command* fused_first_ = nullptr;     // a first half that waits for its second
+    Command* fused_first_ = nullptr;        // while pair_phase_ is first_admitted
+    PairPhase pair_phase_ = PairPhase::none;
+    std::uint32_t executing_ = 0;
     bool disconnected_ = false;
     std::function<void()> when_idle_;
 };

@@ -13,21 +13,21 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/limits.h"
 #include "base/result.h"
 #include "nvme/controller_record.h"
 #include "nvme/namespace.h"
+#include "wire/nvme_log.h"
 
 namespace nvme {
 
 class Controller;
 class Target;
-
-// Well-known NQN of the discovery subsystem [NVM Express Base 2.0 §4.5].
-inline constexpr const char* discovery_nqn = "nqn.2014-08.org.nvmexpress.discovery";
 
 struct SubsystemSpec {
     std::string nqn;
@@ -42,13 +42,7 @@ struct SubsystemSpec {
     std::array<std::uint8_t, 3> ieee_oui{};  // as in Identify: least significant byte first
 };
 
-enum class AnaState : std::uint8_t {
-    optimized = 1,
-    non_optimized = 2,
-    inaccessible = 3,
-    persistent_loss = 4,
-    change = 15,
-};
+using AnaState = wire::AnaState;
 
 inline constexpr std::uint32_t ana_group = 1;  // all namespaces are in the one group
 
@@ -62,10 +56,10 @@ class Subsystem {
     Target& target() { return target_; }
     const SubsystemSpec& spec() const { return spec_; }
     const std::string& nqn() const { return spec_.nqn; }
-    SubsystemRecord& record() { return record_; }
+    SubsystemRecord& record() const { return record_; }
     bool is_discovery() const { return discovery_; }
     bool removing() const { return removing_; }
-    bool allows(const std::string& host_nqn) const;
+    bool allows(std::string_view host_nqn) const;
 
     // Active namespaces in the order of their NSID. One that is being removed is not among them.
     Namespace* find_namespace(std::uint32_t nsid) const;
@@ -78,29 +72,53 @@ class Subsystem {
     const std::vector<Controller*>& controllers() const { return controllers_; }
     Controller* find_controller(std::uint16_t cntlid) const;
 
+    // I/O commands in flight, for the controller busy time.
+    void io_started(std::uint64_t now_ns) {
+        if (io_in_flight_++ == 0) {
+            busy_since_ns_ = now_ns;
+        }
+    }
+    void io_ended(std::uint64_t now_ns) {
+        if (--io_in_flight_ == 0 && now_ns > busy_since_ns_) {
+            record_.busy_ns += now_ns - busy_since_ns_;
+        }
+    }
+    std::uint64_t busy_ns(std::uint64_t now_ns) const {
+        return record_.busy_ns + (io_in_flight_ != 0 && now_ns > busy_since_ns_ ? now_ns - busy_since_ns_ : 0);
+    }
+
     // Called by a Namespace when its device changed size or writability.
     void namespace_changed(std::uint32_t nsid);
     void write_protection_changed(Namespace& changed);
 
-  private:
+      // Called by the target when a controller is gone.
+    void finish_if_empty();
+
+private:
     friend class Target;
     friend class Controller;
     // 0 if all ids of the range are in use.
     std::uint16_t allocate_cntlid();
+    void set_hosts(bool allow_any, const std::vector<std::string>& hosts);
     void add(std::unique_ptr<Namespace> added);
     void remove(std::uint32_t nsid, std::function<void()> done);
     void set_ana_state(AnaState state);
     void tell_controllers_of(std::uint32_t nsid);
+    // Ends everything; `done` when the last controller and namespace are gone.
+    void empty(std::function<void()> done);
 
     Target& target_;
     SubsystemSpec spec_;
     SubsystemRecord& record_;
     bool discovery_;
     bool removing_ = false;
+    std::set<std::string, std::less<>> hosts_;
     std::map<std::uint32_t, std::unique_ptr<Namespace>> namespaces_;
     std::vector<std::unique_ptr<Namespace>> leaving_;  // removed, but commands still use them
     std::vector<Controller*> controllers_;
-    std::vector<std::function<void()>> when_empty_;  // removal waits for controllers and namespaces
+    std::function<void()> when_empty_;
+    std::uint32_t io_in_flight_ = 0;
+    std::uint64_t busy_since_ns_ = 0;
 };
 
 }  // namespace nvme

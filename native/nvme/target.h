@@ -99,13 +99,13 @@ const char* name_of(TargetEventKind kind);
 
 struct TargetEvent {
     TargetEventKind kind{};
-    std::string subsystem_nqn;
-    std::string host_nqn;
+    std::string subsystem_nqn{};
+    std::string host_nqn{};
     std::uint16_t cntlid = 0;
     std::uint16_t qid = 0;
     std::uint32_t nsid = 0;
     std::uint64_t value = 0;  // size in bytes, write protection state, generation
-    std::string text;
+    std::string text{};
 };
 
 // Snapshots for status and metrics.
@@ -204,7 +204,13 @@ class Target {
     base::Result<void> set_ana_state(const std::string& nqn, AnaState state);
 
     Subsystem* find(std::string_view nqn) const;
+    // In the order of their NQNs, without the discovery subsystem.
+    std::vector<Subsystem*> subsystems() const;
     Subsystem& discovery_subsystem() { return *discovery_; }
+
+    // Composite temperature that hosts see, in kelvin; nominal until it is set.
+    void set_temperature(std::uint16_t kelvin);
+    std::uint16_t temperature() const { return temperature_; }
 
     // --- discovery -----------------------------------------------------------------------------------------
     void set_listeners(std::vector<ListenerInfo> listeners);
@@ -230,40 +236,46 @@ class Target {
     std::uint32_t connection_count() const { return connection_count_; }
 
     // --- for the NVMe layer --------------------------------------------------------------------------------
-    // Decides a Connect of an admin queue and ends it, now or later (fabrics.cc).
     void emit(TargetEvent event);
+    // Runs `task` in the reactor's next iteration, unless this object is gone by then.
+    void post(std::function<void()> task);
     void connection_opened() { ++connection_count_; }
     void connection_closed() { --connection_count_; }
-    // A new controller with a record, or null and the status to answer. `cntlid` 0: any.
+    // A new controller with a record, or null and the status to answer; the host may retry all of them.
     Controller* create_controller(Subsystem& subsystem, std::string_view host_nqn,
                                   std::span<const std::uint8_t, 16> host_id, std::uint32_t kato_ms,
                                   QueuePair& admin_queue, wire::Status& refusal);
-    // Called by the controller when nothing refers to it any more; destroys it later in this iteration.
+    // Called by the controller when nothing refers to it any more; destroys it in the next iteration.
     void controller_ended(Controller& controller);
     std::uint32_t controllers_of(std::string_view host_nqn) const;
     std::uint32_t connections_of(std::string_view host_nqn) const;
 
-    // Asks the hook; false if there is none. The answer, or "too late", arrives at `decided` unless
-    // cancelled.
     struct Decision {
         bool allow = false;
         bool timed_out = false;
         std::string reason;
     };
-    bool ask_admission(const ConnectRequest& request, QueuePair& queue, Command& command,
-                       void (*decided)(QueuePair& queue, Command& command, const Decision& decision));
-    void cancel_admission(QueuePair& queue);
+    using Decided = void (*)(QueuePair& queue, Command& command, const Decision& decision);
+    // Asks the hook; false if there is none. `decided` is called once, perhaps from within this call, with the answer
+    // or at the deadline, unless the queue cancels.
+    bool ask_admission(const ConnectRequest& request, QueuePair& queue, Command& command, Decided decided);
+    void cancel_admission(const QueuePair& queue);
 
-    // Called by a Subsystem when its last controller and namespace are gone.
-    void subsystem_empty(Subsystem& subsystem);
+    // Something in the discovery information changed: the generation and the hosts that watch it.
     void discovery_changed();
-    NamespaceRecord* namespace_record(Subsystem& subsystem, const NamespaceSpec& spec, bool create);
-    std::uint32_t slot_of(const SubsystemRecord& record) const;
+    // Of what a host can see there; two equal values mean that it would read the same.
+    std::uint64_t discovery_digest(std::string_view host_nqn) const;
+    // The record of a namespace of this identity; null if there is none (and no room for one).
+    NamespaceRecord* namespace_record(const Subsystem& subsystem, const NamespaceSpec& spec);
 
-  private:
+private:
     struct Admission;
-    void decide(std::uint64_t id, Decision decision);
-    void destroy_ended();
+    void decide(std::uint64_t id, const Decision& decision);
+    SubsystemRecord* subsystem_record(const std::string& nqn);
+    std::uint32_t slot_of(const SubsystemRecord& record) const;
+    void forget_records(const Subsystem& subsystem);
+    void forget_stale_records();
+    void announce_changes();
 
     reactor::Reactor& reactor_;
     reactor::BufferPool& buffers_;
@@ -272,7 +284,8 @@ class Target {
     AdmissionHook hook_;
     std::function<void(const TargetEvent&)> sink_;
     bool loading_ = true;
-    SubsystemRecord discovery_record_{};
+    std::uint16_t temperature_;
+    SubsystemRecord discovery_record_{};  // controllers of the discovery subsystem find their ids in their records
     std::unique_ptr<Subsystem> discovery_;
     std::map<std::string, std::unique_ptr<Subsystem>, std::less<>> subsystems_;
     std::vector<std::unique_ptr<Controller>> controllers_;  // by slot
@@ -282,7 +295,7 @@ class Target {
     std::uint32_t connection_count_ = 0;
     std::vector<std::unique_ptr<Admission>> admissions_;
     std::uint64_t admission_id_next_ = 1;
-    std::shared_ptr<Target*> self_;  // answers that come after the end find null
+    std::shared_ptr<Target*> self_;  // answers and tasks that come after the end find it gone
 };
 
 }  // namespace nvme

@@ -23,6 +23,7 @@ namespace reactor {
 class BufferWaiter {
   public:
     virtual void buffer_available() = 0;
+    bool waits_for_buffer() const { return waiting_; }
 
   protected:
     ~BufferWaiter() = default;

@@ -1,0 +1,330 @@
+// Bounds: connections per host and in all, slow and half-open peers, memory under hostile load. What one host does wrong
+// never disturbs another.
+
+import assert from "node:assert/strict";
+import { after, before, suite, test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+import { Admin, blockRange, Io, Status, sqe } from "./host/command.js";
+import { adminConnect, type Controller, connectQueue, hostNamed, read } from "./host/controller.js";
+import { until, within } from "./host/deadline.js";
+import { connect, Ns, pattern, randomFrom, standardConfig, subnqn } from "./host/fixture.js";
+import { capsule, commonHeader, icReq, noDigests, type Pdu, PduType } from "./host/pdu.js";
+import { QueuePair } from "./host/queue-pair.js";
+import { Server } from "./host/server.js";
+import { Wire } from "./host/wire.js";
+
+suite("time limits", () => {
+  let server: Server;
+  let bystander: Controller;
+  before(async () => {
+    server = await Server.make((directory) =>
+      standardConfig(directory, { limits: { connect_timeout: "500ms", transfer_timeout: "700ms" } }),
+    );
+    bystander = await connect(server);
+  });
+  after(async () => {
+    assert.equal((await bystander.identify(1)).status, 0, "the bystander was not disturbed");
+    bystander.close();
+    await server.stop();
+  });
+
+  const halfOpen: [string, (wire: Wire) => Promise<void>][] = [
+    ["that says nothing", async () => undefined],
+    [
+      "that stops inside of ICReq",
+      async (wire) => wire.send(icReq({ pfv: 0, hpda: 0, digests: noDigests, maxR2t: 0 }).subarray(0, 77)),
+    ],
+    ["that stops after ICReq", async (wire) => void (await wire.initialize())],
+    [
+      "that stops inside of Connect",
+      async (wire) => {
+        await wire.initialize();
+        wire.send(commonHeader(PduType.capsuleCmd, 0, 72, 72, 72 + 1024));
+      },
+    ],
+    [
+      "that sends a byte now and then",
+      async (wire) => {
+        const bytes = icReq({ pfv: 0, hpda: 0, digests: noDigests, maxR2t: 0 });
+        let at = 0;
+        const timer = setInterval(() => {
+          if (wire.ended || at === 100) clearInterval(timer);
+          else wire.send(bytes.subarray(at, ++at));
+        }, 50);
+      },
+    ],
+  ];
+  for (const [what, begin] of halfOpen) {
+    test(`a peer ${what} is closed after connect_timeout`, async () => {
+      const wire = await Wire.open(server.endpoint());
+      const start = performance.now();
+      await begin(wire);
+      await wire.closed(5000);
+      const waited = performance.now() - start;
+      assert.ok(waited > 300 && waited < 4000, `after ${waited.toFixed(0)} ms`);
+      wire.destroy();
+    });
+  }
+
+  test("a host that owes data is closed after transfer_timeout", async () => {
+    for (const some of [0, 4096]) {
+      const controller = await connect(server);
+      const queue = await controller.openQueue(1);
+      const data = pattern(65536);
+      queue.submit(
+        { opcode: Io.write, nsid: Ns.ram4k, ...blockRange(0n, 16) },
+        {
+          send: data,
+          inCapsule: false,
+          onR2t: (r2t) => {
+            if (some === 0) return;
+            const [first] = queue.answers(r2t, data, 65536);
+            queue.wire.send(first?.subarray(0, some) ?? Buffer.alloc(0));
+          },
+        },
+      );
+      await queue.wire.closed(10_000);
+      assert.equal((await controller.identify(1)).status, 0, "its other queues stay");
+      controller.close();
+    }
+  });
+
+  test("a host that stops inside of a capsule is closed after transfer_timeout", async () => {
+    const controller = await connect(server);
+    const queue = await controller.openQueue(1);
+    const { bytes } = queue.prepare(
+      { opcode: Io.write, nsid: Ns.ram4k, ...blockRange(0n, 1) },
+      { send: pattern(4096) },
+    );
+    queue.wire.send(bytes.subarray(0, 1000));
+    await queue.wire.closed(10_000);
+    controller.close();
+  });
+
+  test("a host that takes no bytes is closed after transfer_timeout, and holds up nobody", async () => {
+    const controller = await connect(server);
+    const queue = await controller.openQueue(1, 128);
+    queue.wire.pause();
+    for (let count = 0; count < 100; count += 1) {
+      queue.submit({ opcode: Io.read, nsid: Ns.zero, ...blockRange(0n, 256) }, { receive: 1 << 20 });
+    }
+    const reader = await bystander.openQueue(1);
+    await until(
+      async () => {
+        assert.equal((await read(reader, 0n, 1, 4096, Ns.ram4k)).status, 0);
+        const status = JSON.stringify(await server.rpc("nvmf_get_subsystems").catch(() => null));
+        assert.ok(status.length > 0);
+        return server.log.includes("takes no bytes") || null;
+      },
+      "the log to name the host that takes no bytes",
+      15_000,
+    );
+    reader.wire.destroy();
+    controller.close();
+  });
+
+  test("an idle host that owes nothing stays", async () => {
+    const controller = await connect(server);
+    const queue = await controller.openQueue(1);
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    assert.equal((await read(queue, 0n, 1, 4096, Ns.ram4k)).status, 0);
+    controller.close();
+  });
+});
+
+suite("connection limits", () => {
+  let server: Server;
+  const [total, perHost] = [40, 8];
+  before(async () => {
+    server = await Server.make((directory) =>
+      standardConfig(directory, {
+        limits: { connections: total, connections_per_host: perHost, connect_timeout: "2s" },
+      }),
+    );
+  });
+  after(async () => server.stop());
+
+  test("a host over its limit is told to come back, others connect", async () => {
+    const greedy = hostNamed("greedy");
+    const controllers: Controller[] = [];
+    let refused: { status: number; dnr: boolean } | null = null;
+    for (let count = 0; count < perHost + 2 && refused === null; count += 1) {
+      const wire = await Wire.start(server.endpoint());
+      const queue = new QueuePair(wire, 0, 32);
+      const answer = await connectQueue(queue, { ...adminConnect, subnqn, host: greedy });
+      if (answer.status === 0) controllers.push(await connect(server, { host: hostNamed(`other-${count}`) }));
+      else refused = answer;
+    }
+    assert.ok(refused !== null, "the limit holds");
+    assert.deepEqual([refused.status, refused.dnr], [Status.connectBusy, false]);
+    for (const controller of controllers) controller.close();
+  });
+
+  test("connections over the limit in all are closed, and room is used again", async () => {
+    await until(async () => ((await connections()) === 0 ? true : null), "earlier connections to end");
+    const wires: Wire[] = [];
+    for (let count = 0; count < total + 20; count += 1) wires.push(await Wire.open(server.endpoint()));
+    await until(
+      () => wires.filter((wire) => wire.ended).length >= 20 || null,
+      "those over the limit to be closed",
+    );
+    for (const wire of wires) wire.destroy();
+    const controller = await until(async () => {
+      try {
+        return await connect(server);
+      } catch {
+        return null;
+      }
+    }, "room for a connection");
+    controller.close();
+  });
+
+  async function connections(): Promise<number> {
+    const status = (await server.rpc("keel.status")) as {
+      engine?: { connections?: unknown[] };
+      connections?: unknown[];
+    };
+    return (status.connections ?? status.engine?.connections ?? []).length;
+  }
+});
+
+suite("hostile load", () => {
+  let server: Server;
+  let bystander: Controller;
+  before(async () => {
+    server = await Server.make((directory) =>
+      standardConfig(directory, { limits: { connect_timeout: "1s", transfer_timeout: "2s" } }),
+    );
+    bystander = await connect(server, { host: hostNamed("bystander") });
+  });
+  after(async () => {
+    bystander.close();
+    await server.stop();
+  });
+
+  /** One misbehaving connection; whatever the server does with it is fine. */
+  async function attack(kind: number, random: (limit: number) => number): Promise<void> {
+    const wire = await Wire.open(server.endpoint());
+    const noise = Buffer.alloc(1 + random(4000));
+    for (let at = 0; at < noise.length; at += 1) noise[at] = random(256);
+    const initialized =
+      kind >= 2 &&
+      (await wire.initialize().then(
+        () => true,
+        () => false,
+      ));
+    if (kind === 0) wire.send(noise);
+    if (kind === 1)
+      wire.send(icReq({ pfv: 0, hpda: 0, digests: noDigests, maxR2t: 0 }).subarray(0, random(128)));
+    if (initialized && kind === 2) wire.send(noise);
+    if (initialized && kind === 3) {
+      const fields = {
+        opcode: random(256),
+        nsid: random(10),
+        cdw10: random(1 << 30),
+        cdw11: random(1 << 30),
+      };
+      for (let count = 0; count < 40; count += 1)
+        wire.send(capsule(sqe(count, fields), Buffer.alloc(0), noDigests));
+    }
+    if (initialized && kind >= 4) {
+      const queue = new QueuePair(wire, 0, 32);
+      const host = hostNamed(`hostile-${random(1000)}`);
+      const answer = await connectQueue(queue, { ...adminConnect, subnqn, host }).catch(() => null);
+      if (answer?.status === 0) {
+        for (let count = 0; count < 31; count += 1) {
+          const fields = {
+            opcode: kind === 4 ? Admin.identify : random(256),
+            nsid: 1,
+            cdw10: random(0x20),
+            cdw11: random(4),
+          };
+          queue
+            .submit(fields, { pointer: { kind: "transport", length: 4096 }, receive: 4096 })
+            .result.catch(() => undefined);
+        }
+        if (kind === 5) wire.send(noise);
+      }
+    }
+    await turn();
+    if (random(2) === 0) wire.reset();
+    else wire.destroy();
+  }
+
+  test("2000 hostile connections leave memory, descriptors and other hosts as they were", async () => {
+    const random = randomFrom("hostile load");
+    const bySix = async (count: number): Promise<void> => {
+      for (let done = 0; done < count; done += 20) {
+        await Promise.all(
+          Array.from({ length: 20 }, (_, index) => attack((done + index) % 6, random).catch(() => undefined)),
+        );
+        assert.equal((await bystander.keepAlive()).status, 0);
+      }
+    };
+    // The first connections touch what later ones use again: slots, stacks, heaps.
+    await bySix(600);
+    await settled();
+    const [rss, descriptors] = [server.residentBytes(), server.descriptors()];
+    await bySix(2000);
+    await settled();
+    const grown = server.residentBytes() - rss;
+    console.log(
+      `hostile load: ${(rss / 1e6).toFixed(0)} MB before, ${(grown / 1e6).toFixed(1)} MB more after`,
+    );
+    assert.ok(grown < 48 << 20, `${(grown / 1e6).toFixed(1)} MB grown`);
+    assert.ok(
+      server.descriptors() <= descriptors + 2,
+      `${server.descriptors()} descriptors, ${descriptors} before`,
+    );
+    assert.ok(server.running);
+  });
+
+  async function settled(): Promise<void> {
+    let last = -1;
+    await until(async () => {
+      const now = server.descriptors();
+      const same = now === last;
+      last = now;
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      return same || null;
+    }, "connections to end");
+  }
+
+  test("a host that sends faster than it is served is slowed down, not stored", async () => {
+    const controller = await connect(server, { host: hostNamed("flood") });
+    const queue = await controller.openQueue(1, 1024);
+    const before = server.residentBytes();
+    queue.wire.pause();
+    // Writes by R2T whose data never comes, and reads whose data is not taken: both want buffers.
+    for (let count = 0; count < 1000; count += 1) {
+      const big = blockRange(0n, 256);
+      if (count % 2 === 0) queue.submit({ opcode: Io.read, nsid: Ns.ram4k, ...big }, { receive: 1 << 20 });
+      else
+        queue.submit(
+          { opcode: Io.write, nsid: Ns.ram4k, ...big },
+          { pointer: { kind: "transport", length: 1 << 20 } },
+        );
+    }
+    const end = performance.now() + 1500;
+    let most = 0;
+    while (performance.now() < end) {
+      most = Math.max(most, server.residentBytes());
+      assert.equal((await within(bystander.keepAlive(), "keep alive beside a flood")).status, 0);
+      await turn();
+    }
+    assert.ok(
+      most - before < 220 << 20,
+      `${((most - before) / 1e6).toFixed(0)} MB more; the data pool has 128 MiB`,
+    );
+    controller.close();
+  });
+
+  test("after it all the server serves as before", async () => {
+    const controller = await connect(server);
+    const queue = await controller.openQueue(1);
+    const kinds = new Set<Pdu["kind"]>(["data", "response"]);
+    assert.equal(kinds.size, 2);
+    assert.equal((await read(queue, 0n, 256, 4096, Ns.ram4k)).status, 0);
+    controller.close();
+  });
+});

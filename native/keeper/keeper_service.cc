@@ -1,0 +1,320 @@
+// The life of servers: starting, deaths, planned restarts, the end of the service.
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include "keeper/keeper.h"
+#include "keeper/proc.h"
+#include "keeper/watched.h"
+
+namespace keeper {
+
+namespace {
+
+constexpr std::uint64_t standby_memory_min = 1ull << 30;
+constexpr base::Nanoseconds memory_check_interval = 60 * base::second;
+constexpr base::Nanoseconds fork_retry = base::second;
+constexpr base::Nanoseconds ended_check_first = base::second;
+
+// Exit codes after which starting again cannot help: wrong usage or configuration (2), and what a shell
+// answers if a command cannot be run.
+constexpr int hopeless_codes[] = {2, 126, 127};
+
+}  // namespace
+
+bool Keeper::start_child(Role role, bool nice) {
+    Child::Setup setup;
+    setup.command = options_.command;
+    setup.role = role;
+    setup.generation = store_.ledger().next_generation++;
+    setup.nice = nice && can_restore_priority_;
+    setup.oom_score_adj = parent_oom_score_;
+    auto child = Child::start(setup);
+    if (!child) {
+        log_.write(Level::error, "cannot start a server: %s", std::strerror(errno));
+        return false;
+    }
+    child->watched = EPOLLIN;
+    if (!watch(child->process(), EPOLLIN, watched(Watched::process, setup.generation)) ||
+        !watch(child->channel(), EPOLLIN, watched(Watched::channel, setup.generation))) {
+        log_.write(Level::error, "cannot watch a server: %s", std::strerror(errno));
+        child->end_unwatched();
+        return false;
+    }
+    log_.write(Level::info, "%s server started: pid %d", role == Role::active ? "active" : "standby",
+               child->pid());
+    child->send(durable::KeeperMessage("ROLE")
+                    .add("role", role == Role::active ? "active" : "standby")
+                    .add("generation", setup.generation));
+    Child& started = *child;
+    (role == Role::active ? active_ : standby_) = std::move(child);
+    if (role == Role::standby) {
+        feed(started);
+    }
+    return true;
+}
+
+void Keeper::begin(const std::string& reason) {
+    next_reason_ = reason;
+    start_at_ = never;
+    if (start_child(Role::active, false)) {
+        activate();
+    } else {
+        start_at_ = base::monotonic_now() + fork_retry;
+    }
+}
+
+// The active server may use everything from here on.
+void Keeper::activate() {
+    ended_check_at_ = never;
+    Child& child = *active_;
+    Ledger& ledger = store_.ledger();
+    ledger.server_start_ticks = process_start_ticks(child.pid());
+    ledger.server_pid = static_cast<std::uint64_t>(child.pid());
+    durable::KeeperMessage go("GO");
+    go.add("reason", next_reason_);
+    if (previous_pid_ != 0) {
+        go.add("exit", last_death_.text())
+            .add("died_ns", last_death_.at)
+            .add("killed", previous_killed_ ? 1 : 0)
+            .add("previous_pid", static_cast<std::uint64_t>(previous_pid_));
+    }
+    go.add("restarts", ledger.restarts);
+    child.go_sent = true;
+    child.send(std::move(go));
+    feed(child);
+    child.restore_priority();  // after the hand-over: it takes a system call per thread
+}
+
+void Keeper::process_ended(std::unique_ptr<Child>& slot) {
+    Death death;
+    if (!slot->reap(death)) {
+        return;
+    }
+    std::unique_ptr<Child> child = std::move(slot);
+    child->dead = true;
+    drain(*child);
+    epoll_ctl(epoll_, EPOLL_CTL_DEL, child->process(), nullptr);
+    epoll_ctl(epoll_, EPOLL_CTL_DEL, child->channel(), nullptr);
+    child->close_channel();
+    if (child->go_sent) {
+        active_ended(std::move(child), death);
+    } else {
+        standby_ended(std::move(child), death);
+    }
+}
+
+void Keeper::active_ended(std::unique_ptr<Child> child, const Death& death) {
+    Ledger& ledger = store_.ledger();
+    ledger.server_pid = 0;
+    if (stopping_) {
+        log_.write(Level::info, "server %d has ended (%s)", child->pid(), death.text().c_str());
+        finish_stop();
+        return;
+    }
+    const bool exited = !death.by_signal;
+    if (child->stopping && exited && death.code == 0) {
+        log_.write(Level::notice, "server %d has stopped in order: the service ends", child->pid());
+        finish(0);
+        return;
+    }
+    const bool hopeless = std::count(std::begin(hopeless_codes), std::end(hopeless_codes), death.code) != 0;
+    if (!was_ready_ && store_.restored() == 0 && exited && hopeless) {
+        log_.write(Level::error, "the server cannot be started (%s)", death.text().c_str());
+        finish(death.code);
+        return;
+    }
+    const bool planned = child->killed == KillReason::upgrade || upgrade_ == Upgrade::quiescing;
+    next_reason_ = planned ? "upgrade" : child->killed == KillReason::watchdog ? "watchdog" : "crash";
+    previous_pid_ = child->pid();
+    previous_killed_ = child->killed != KillReason::none;
+    last_death_ = death;
+    upgrade_ = Upgrade::none;
+    upgrade_by_ = never;
+    standby_at_ = never;
+    ++ledger.restarts;
+    note_reason(planned ? "upgrade (" + upgrade_reason_ + ")" : next_reason_ + " (" + death.text() + ")");
+    const base::Nanoseconds served = child->ready_at == 0 ? 0 : death.at - child->ready_at;
+    const base::Nanoseconds delay = planned ? 0 : active_policy_.died(served);
+    const bool has_standby = standby_ && standby_->killed == KillReason::none;
+    if (has_standby) {
+        active_ = std::move(standby_);
+        activate();
+    } else if (delay == 0) {
+        begin(next_reason_);
+    } else {
+        start_at_ = base::monotonic_now() + delay;
+        ended_check_at_ = base::monotonic_now() + ended_check_first;
+    }
+    log_.write(planned ? Level::notice : Level::warning,
+               "server %d has ended (%s, %s) with %u connections: %s", previous_pid_, next_reason_.c_str(),
+               death.text().c_str(), store_.count(Kind::connection),
+               has_standby  ? "the standby goes on"
+               : delay == 0 ? "a new one is started"
+                            : "the next one is started a little later");
+    report_status();
+}
+
+void Keeper::standby_ended(std::unique_ptr<Child> child, const Death& death) {
+    if (stopping_) {
+        finish_stop();
+        return;
+    }
+    if (upgrade_ == Upgrade::clearing) {
+        start_candidate();
+        return;
+    }
+    log_.write(Level::warning, "standby server %d has ended (%s)", child->pid(), death.text().c_str());
+    if (upgrade_ != Upgrade::none) {
+        fail_upgrade("the new server ended before it was warm (" + death.text() + ")");
+    }
+    const base::Nanoseconds delay = standby_policy_.died(child->warm ? death.at - child->started_at : 0);
+    schedule_standby(death.at + std::max(delay, options_.standby_delay));
+}
+
+void Keeper::schedule_standby(base::Nanoseconds at) {
+    if (options_.standby != Standby::off && !stopping_) {
+        standby_at_ = at;
+    }
+}
+
+void Keeper::start_standby() {
+    // Otherwise the active server's READY, or the end of the restart, asks again.
+    if (stopping_ || standby_ || upgrade_ != Upgrade::none || !active_ || active_->ready_at == 0) {
+        return;
+    }
+    const base::Nanoseconds now = base::monotonic_now();
+    if (options_.standby == Standby::automatic && memory_available_bytes() < standby_memory_min) {
+        schedule_standby(now + memory_check_interval);
+    } else if (!start_child(Role::standby, true)) {
+        schedule_standby(now + memory_check_interval);
+    }
+}
+
+void Keeper::begin_upgrade(const std::string& reason) {
+    if (stopping_ || upgrade_ != Upgrade::none || !active_ || active_->killed != KillReason::none) {
+        log_.write(Level::warning, "a planned restart (%s) is ignored: %s", reason.c_str(),
+                   upgrade_ != Upgrade::none ? "one is under way" : "there is no server to replace");
+        return;
+    }
+    log_.write(Level::notice, "planned restart: %s", reason.c_str());
+    const base::Nanoseconds now = base::monotonic_now();
+    upgrade_reason_ = reason;
+    standby_at_ = never;
+    upgrade_by_ = now + options_.warm_max;
+    if (standby_) {
+        upgrade_ = Upgrade::clearing;
+        standby_->kill(KillReason::failed, now);  // it runs what was installed when it started
+    } else {
+        start_candidate();
+    }
+}
+
+void Keeper::start_candidate() {
+    upgrade_ = Upgrade::warming;
+    if (!start_child(Role::standby, false)) {
+        fail_upgrade("no process could be started");
+    }
+}
+
+void Keeper::quiesce_active() {
+    const base::Nanoseconds now = base::monotonic_now();
+    upgrade_ = Upgrade::quiescing;
+    if (!active_->hello || active_->channel_lost_at != 0) {
+        upgrade_by_ = never;
+        active_->kill(KillReason::upgrade, now);
+        return;
+    }
+    upgrade_by_ = now + options_.quiesce_max;
+    active_->send(
+        durable::KeeperMessage("QUIESCE").add("deadline_ms", options_.quiesce_max / base::millisecond));
+    feed(*active_);
+}
+
+void Keeper::fail_upgrade(const std::string& reason) {
+    upgrade_ = Upgrade::none;
+    upgrade_by_ = never;
+    log_.write(Level::error, "planned restart failed: %s; the old server goes on", reason.c_str());
+    if (active_) {
+        active_->send(durable::KeeperMessage("RESTART-FAILED").add("reason", reason));
+        feed(*active_);
+    }
+    if (!standby_) {
+        schedule_standby(base::monotonic_now() + options_.standby_delay);
+    }
+}
+
+void Keeper::stop_service(int signal_number) {
+    const base::Nanoseconds now = base::monotonic_now();
+    const bool again = std::exchange(stopping_, true);
+    start_at_ = standby_at_ = upgrade_by_ = ended_check_at_ = never;
+    upgrade_ = Upgrade::none;
+    tell_systemd("STOPPING=1");
+    if (standby_) {
+        standby_->kill(KillReason::stop, now);
+    }
+    if (active_ && (again || !active_->hello || active_->channel_lost_at != 0)) {
+        active_->kill(KillReason::stop, now);
+    } else if (active_ && systemd_.present()) {
+        // Systemd keeps everything for the next keeper if this is a restart, and closes it if it is the end;
+        // which of them it is, it does not say.
+        keep_on_stop_ = true;
+        stop_by_ = now + options_.quiesce_max;
+        active_->send(
+            durable::KeeperMessage("QUIESCE").add("deadline_ms", options_.quiesce_max / base::millisecond));
+        feed(*active_);
+    } else if (active_) {
+        stop_by_ = now + options_.stop_max;
+        active_->signal(signal_number);
+    }
+    finish_stop();
+}
+
+void Keeper::finish_stop() {
+    if (!active_ && !standby_) {
+        ended_ = true;
+    }
+}
+
+void Keeper::finish(int code) {
+    exit_code_ = code;
+    stopping_ = true;
+    start_at_ = standby_at_ = upgrade_by_ = never;
+    tell_systemd("STOPPING=1");
+    if (standby_) {
+        standby_->kill(KillReason::stop, base::monotonic_now());
+    }
+    finish_stop();
+}
+
+void Keeper::note_reason(const std::string& reason) {
+    Ledger& ledger = store_.ledger();
+    const std::size_t bytes = std::min(reason.size(), sizeof ledger.last_reason - 1);
+    std::memcpy(ledger.last_reason, reason.data(), bytes);
+    ledger.last_reason[bytes] = '\0';
+}
+
+void Keeper::report_status() {
+    std::string text = status_text_;
+    if (active_ && active_->reap_warned) {
+        text = "server " + std::to_string(active_->pid()) + " was killed and does not end";
+    } else if (!active_) {
+        text = "no server; the next one is started soon";
+    }
+    const std::uint64_t restarts = store_.ledger().restarts;
+    if (restarts != 0) {
+        text += (text.empty() ? "" : "; ") + std::to_string(restarts) + " restarts, last: ";
+        text += store_.ledger().last_reason;
+    }
+    for (char& c : text) {
+        c = c == '\n' ? ' ' : c;
+    }
+    tell_systemd("STATUS=" + text);
+}
+
+}  // namespace keeper

@@ -132,7 +132,13 @@ void Controller::queue_opened(TcpQueue& queue, std::uint16_t cntlid) {
     }
 }
 
-void Controller::queue_failed(TcpQueue&, const std::string& reason) { fail(reason); }
+void Controller::queue_failed(TcpQueue&, const std::string& reason) {
+    if (shutting_down_) {
+        close_queues();  // the controller may end connections once it was told to shut down
+        return;
+    }
+    fail(reason);
+}
 
 void Controller::queue_closed(TcpQueue&) {
     if (--queues_open_ != 0) {
@@ -162,6 +168,11 @@ void Controller::close(bool orderly) {
         return;
     }
     ready_ = false;
+    shutting_down_ = true;
+    keep_alive_timer_.stop();
+    for (const auto& queue : io_queues_) {
+        queue->close();
+    }
     wire::PropertySetCommand set;
     set.opcode = static_cast<std::uint8_t>(wire::AdminOpcode::fabrics);
     set.fctype = static_cast<std::uint8_t>(wire::FabricsType::property_set);
@@ -190,7 +201,7 @@ void Controller::close_queues() {
 }
 
 void Controller::deadline_passed() {
-    fail(std::string(closing_ ? "shutdown" : steps[step_].name) + " took longer than " +
+    fail(std::string(shutting_down_ ? "shutdown" : steps[step_].name) + " took longer than " +
          std::to_string(options_.connect_timeout_ms) + " ms");
 }
 
@@ -201,7 +212,8 @@ void Controller::run_step() {
     command_.direction = wire::DataDirection::none;
     command_.data = nullptr;
     command_.length = 0;
-    (this->*steps[step_].start)();
+    const auto start = steps[step_].start;
+    (this->*start)();
     if (steps[step_].take != nullptr && !admin_->submit(command_)) {
         fail("the admin queue takes no command");
     }
@@ -216,8 +228,9 @@ void Controller::step_done(const Completion& completion) {
         fail(std::string(step.name) + " failed: " + name_of_status(completion.status));
         return;
     }
-    const std::size_t before = step_++;
-    (this->*steps[before].take)(completion.result);
+    ++step_;
+    const auto take = step.take;
+    (this->*take)(completion.result);
     if (!closing_ && !poll_.running()) {
         run_step();
     }
@@ -421,7 +434,7 @@ void Controller::listen(AdminCommand& request) {
 }
 
 void Controller::event_arrived(AdminCommand& request, const Completion& completion) {
-    if (!completion.answered || closing_) {
+    if (!completion.answered || closing_ || shutting_down_) {
         return;
     }
     if (!completion.status.ok()) {

@@ -157,6 +157,7 @@ class Controller final : private QueueOwner {
     std::uint64_t keep_alives_ = 0;
     std::uint16_t cntlid_ = 0;
     bool ready_ = false;
+    bool shutting_down_ = false;
     bool closing_ = false;
     bool failed_ = false;
     std::string failure_;

@@ -46,8 +46,14 @@ Controller::Controller(Target& target, Subsystem& subsystem, ControllerRecord& r
     }
 }
 
-// `ended_` says that nothing refers to it; without it the whole target is being destroyed.
-Controller::~Controller() { std::erase(subsystem_.controllers_, this); }
+Controller::~Controller() {
+    std::erase(subsystem_.controllers_, this);
+    if (flush_ != nullptr && flush_->ns != nullptr) {  // the whole target goes while a device still flushes
+        flush_->ns->release();
+        flush_->controller = nullptr;
+        flush_.release();
+    }
+}
 
 void Controller::announce() {
     target_.emit(event_of(*this, TargetEventKind::controller_created, ""));

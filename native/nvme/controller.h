@@ -150,12 +150,12 @@ private:
 
     // The flush of all namespaces, one after the other, before a shutdown is reported as complete.
     struct Flush {
-        explicit Flush(Controller& owner) : controller(owner) {}
+        explicit Flush(Controller& owner) : controller(&owner) {}
 
         struct Request : block::Request {
             Flush* flush = nullptr;
         };
-        Controller& controller;
+        Controller* controller;  // null: it is gone, the last request frees this
         std::uint32_t last_nsid = 0;
         Namespace* ns = nullptr;
         Request request;

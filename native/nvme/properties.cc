@@ -209,7 +209,12 @@ void Controller::flush_next() {
         flush.request.data = nullptr;
         // A flush that fails is no reason to keep the host waiting; the device's health says that it is ill.
         flush.request.done = [](block::Request& request, block::Status) {
-            static_cast<Flush::Request&>(request).flush->controller.flush_next();
+            Flush* const done = static_cast<Flush::Request&>(request).flush;
+            if (done->controller != nullptr) {
+                done->controller->flush_next();
+            } else {
+                delete done;
+            }
         };
         ns.device().submit(flush.request);
         return;

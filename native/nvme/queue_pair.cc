@@ -213,6 +213,9 @@ void QueuePair::release(Command& command) {
     const std::uint64_t offset = record.data_offset;
     const std::uint32_t bytes = record.buffer_bytes;
     forget_cid(command);
+    if (record.state == CommandState::free) {
+        forget_admission(command);
+    }
     unlink_partner(command);
     store_state(record, CommandState::free);
     EK_CRASH_POINT("command_freed");
@@ -404,6 +407,19 @@ void QueuePair::fail_partner(Command& command) {
     }
 }
 
+// The transport could not take the capsule yet and will admit it again.
+void QueuePair::forget_admission(Command& command) {
+    if (fused_first_ == &command) {
+        fused_first_ = nullptr;
+        pair_phase_ = PairPhase::none;
+    } else if (command.partner != nullptr) {
+        fused_first_ = command.partner;
+        pair_phase_ = PairPhase::first_admitted;
+        command.partner->partner = nullptr;
+        command.partner = nullptr;
+    }
+}
+
 // A half's slot goes: the other must not find it in its next life.
 void QueuePair::unlink_partner(Command& command) {
     if (command.partner != nullptr) {
@@ -496,7 +512,16 @@ void QueuePair::complete(Command& command, wire::Status status, bool dnr) {
     finish(command, status, dnr);
 }
 
-void QueuePair::fail(Command& command, wire::Status status, bool dnr) { finish(command, status, dnr); }
+void QueuePair::fail(Command& command, wire::Status status, bool dnr) {
+    if (command.ns != nullptr && !command.executing) {  // reclaim_io_command gave it what execution holds
+        command.executing = true;
+        ++executing_;
+        controller_->subsystem().io_started(reactor_.now());
+        nvme::finish(command, status, dnr);
+        return;
+    }
+    finish(command, status, dnr);
+}
 
 void QueuePair::finish(Command& command, wire::Status status, bool dnr) {
     CommandRecord& record = *command.record;
@@ -612,10 +637,11 @@ void QueuePair::disconnected(std::function<void()> when_idle) {
             release(command);
         }
     }
-    abort_all();
+    // Detached first: the last command that is aborted makes the queue idle.
     if (controller_ != nullptr) {
         controller_->detach(*this);
     }
+    abort_all();
     finish_if_idle();
 }
 
@@ -698,7 +724,7 @@ bool QueuePair::adopt(std::span<const std::uint16_t> live) {
     for (const std::uint16_t slot : live) {
         Command& command = commands_[slot];
         const wire::Fuse fuse = record_.qid != 0 ? command.sqe().fuse() : wire::Fuse::normal;
-        const bool open = command.record->state != CommandState::done;
+        const bool open = command.record->state != CommandState::done && command.record->status == 0;
         if (fuse == wire::Fuse::second && first != nullptr && open) {
             first->partner = &command;
             command.partner = first;
@@ -747,10 +773,12 @@ bool QueuePair::adopt_record(std::uint16_t slot) {
     }
     command.received_at = reactor_.now();
     if (record.state != CommandState::done) {
-        if (find(record.sqe.cid) != nullptr) {
+        const bool refused = record.status != 0;  // at admission, perhaps for this very reason
+        if (find(record.sqe.cid) == nullptr) {
+            remember_cid(command);
+        } else if (!refused) {
             return false;
         }
-        remember_cid(command);
     }
     return true;
 }

@@ -163,6 +163,7 @@ private:
     void finish(Command& command, wire::Status status, bool dnr);
     void count_io(const Command& command);
     void fail_partner(Command& command);
+    void forget_admission(Command& command);
     void unlink_partner(Command& command);
     void remember_cid(Command& command);
     void forget_cid(const Command& command);

@@ -85,6 +85,7 @@ void Reactor::post(Task task) {
 }
 
 void Reactor::run() {
+    thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
     while (!stopping_.load(std::memory_order_acquire)) {
         run_once(no_deadline);
     }

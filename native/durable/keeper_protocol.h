@@ -24,7 +24,8 @@
 //   GO reason= exit= died_ns= killed= previous_pid= restarts=
 //                           be the server. reason: start, keeper (which found its store in systemd), crash,
 //                           watchdog, upgrade. died_ns: CLOCK_MONOTONIC at which the death was seen, or 0
-//   END count=              all stored items have been sent: so many ITEM messages
+//   END of= count=          of=memory: the memory files that were stored when this process started have been
+//                           sent; of=all (after GO): everything has, in so many ITEM messages altogether
 //   CONNECTION id= name=    + descriptor; newly accepted through listener `name`, stored before
 //   FORGOTTEN kind= name=   is no longer stored
 //   REFUSED verb= kind= name= reason=   a STORE or FORGET that was not carried out
@@ -46,10 +47,12 @@ namespace durable {
 inline constexpr std::uint32_t keeper_protocol_version = 1;
 inline constexpr std::size_t keeper_message_bytes_max = 2048;
 inline constexpr std::size_t keeper_value_bytes_max = 512;
-inline constexpr std::size_t keeper_name_bytes_max = 72;
+inline constexpr std::size_t keeper_name_bytes_max = 111;
+// As systemd gets it, inside a name of at most 255 bytes.
+inline constexpr std::size_t keeper_name_encoded_bytes_max = 220;
 inline constexpr std::size_t keeper_fields_max = 24;
 
-// A name that may be stored: 1 … keeper_name_bytes_max bytes, any but NUL.
+// A name that may be stored: 1 … keeper_name_bytes_max bytes, any but NUL, not too many of them unprintable.
 bool keeper_name_valid(std::string_view name);
 
 // Writes bytes outside printable ASCII, spaces, '%' and those in `also` as %XX.

@@ -84,6 +84,7 @@ class Child {
     bool warm = false;
     bool niced = false;
     bool stopping = false;  // it announced its orderly end
+    bool memory_end_sent = false;
     bool end_sent = false;
     bool reap_warned = false;
     bool output_blocked = false;

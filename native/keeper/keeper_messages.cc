@@ -289,10 +289,12 @@ void Keeper::feed(Child& child) {
     bool complete = !child.output_blocked;
     for (const Kind kind : kinds) {
         complete = complete && (kind == Kind::memory || child.go_sent) && feed_kind(child, kind);
+        if (complete && kind == Kind::memory && !std::exchange(child.memory_end_sent, true)) {
+            child.send(KeeperMessage("END").add("of", "memory").add("count", child.items_sent));
+        }
     }
-    if (complete && !child.end_sent) {
-        child.end_sent = true;
-        child.send(KeeperMessage("END").add("count", child.items_sent));
+    if (complete && !std::exchange(child.end_sent, true)) {
+        child.send(KeeperMessage("END").add("of", "all").add("count", child.items_sent));
     }
     update_watch(child);
 }

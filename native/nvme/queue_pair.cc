@@ -102,7 +102,7 @@ QueuePair::~QueuePair() {
     target_.cancel_admission(*this);
     for (std::uint32_t i = 0; i < command_count_; ++i) {
         buffers_.stop_waiting(commands_[i]);
-        commands_[i].~Command();
+        commands_[i].Command::~Command();
     }
     std::free(commands_);
     target_.connection_closed();
@@ -422,9 +422,10 @@ void QueuePair::forget_admission(Command& command) {
 
 // A half's slot goes: the other must not find it in its next life.
 void QueuePair::unlink_partner(Command& command) {
-    if (command.partner != nullptr) {
-        fail_partner(command);
-        command.partner->partner = nullptr;
+    Command* const partner = command.partner;
+    if (partner != nullptr) {
+        fail_partner(command);  // may end and release the partner, which then has unlinked both
+        partner->partner = nullptr;
         command.partner = nullptr;
     }
 }
@@ -624,7 +625,6 @@ void QueuePair::abort_all(const Command* except) {
 void QueuePair::disconnected(std::function<void()> when_idle) {
     EK_CHECK(!disconnected_, "a connection is disconnected twice");
     disconnected_ = true;
-    when_idle_ = std::move(when_idle);
     target_.cancel_admission(*this);
     // What handlers do not have is free at once; nobody will be answered.
     for (std::uint32_t i = 0; i < command_count_; ++i) {
@@ -642,6 +642,8 @@ void QueuePair::disconnected(std::function<void()> when_idle) {
         controller_->detach(*this);
     }
     abort_all();
+    // Only now: releasing one half of a pair may have ended the last command that was executing.
+    when_idle_ = std::move(when_idle);
     finish_if_idle();
 }
 

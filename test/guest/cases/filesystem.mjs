@@ -27,23 +27,36 @@ const VERIFY = `
 export function filesystemCases(suite) {
   for (const [name, { make, check }] of Object.entries(SYSTEMS)) {
     for (const blockBytes of [512, 4096]) {
-      suite.case(`files on ${name} over ${blockBytes} byte blocks keep their checksums across umount and reconnect`, { config: (directory) => oneDisk(file(`${directory}/disk`, 512, blockBytes)) }, async ({ host }) => {
-        let device = await host.attach(NQN, { queues: 2 });
-        await host.run(`set -e; DEVICE=${device}; ${make} $DEVICE; ${FILL}; ${VERIFY}; ${check} $DEVICE >/dev/null`, { deadlineS: 120 });
-        await host.disconnect(NQN);
-        device = await host.attach(NQN, { headerDigest: true, dataDigest: true });
-        await host.run(`set -e; DEVICE=${device}; ${VERIFY}; ${check} $DEVICE >/dev/null`, { deadlineS: 120 });
-        await host.disconnect(NQN);
-      });
+      suite.case(
+        `files on ${name} over ${blockBytes} byte blocks keep their checksums across umount and reconnect`,
+        { config: (directory) => oneDisk(file(`${directory}/disk`, 512, blockBytes)) },
+        async ({ host }) => {
+          let device = await host.attach(NQN, { queues: 2 });
+          await host.run(
+            `set -e; DEVICE=${device}; ${make} $DEVICE; ${FILL}; ${VERIFY}; ${check} $DEVICE >/dev/null`,
+            { deadlineS: 120 },
+          );
+          await host.disconnect(NQN);
+          device = await host.attach(NQN, { headerDigest: true, dataDigest: true });
+          await host.run(`set -e; DEVICE=${device}; ${VERIFY}; ${check} $DEVICE >/dev/null`, {
+            deadlineS: 120,
+          });
+          await host.disconnect(NQN);
+        },
+      );
     }
   }
 
-  suite.case("trim of a mounted file system frees the blocks and harms no file", { config: oneDisk(ram(512, 4096)) }, async ({ host }) => {
-    const device = await host.attach(NQN);
-    await host.run(
-      `set -e; DEVICE=${device}; mkfs.ext4 -q -F $DEVICE; mount $DEVICE /mnt; mkdir /mnt/tree; head -c 100M /dev/urandom >/mnt/tree/keep; head -c 200M /dev/zero >/mnt/drop; sync
+  suite.case(
+    "trim of a mounted file system frees the blocks and harms no file",
+    { config: oneDisk(ram(512, 4096)) },
+    async ({ host }) => {
+      const device = await host.attach(NQN);
+      await host.run(
+        `set -e; DEVICE=${device}; mkfs.ext4 -q -F $DEVICE; mount $DEVICE /mnt; mkdir /mnt/tree; head -c 100M /dev/urandom >/mnt/tree/keep; head -c 200M /dev/zero >/mnt/drop; sync
        sha256sum /mnt/tree/keep >/run/checksum; rm /mnt/drop; sync; fstrim -v /mnt; umount /mnt; forget_cache $DEVICE; mount $DEVICE /mnt; sha256sum --quiet -c /run/checksum; umount /mnt`,
-      { deadlineS: 120 },
-    );
-  });
+        { deadlineS: 120 },
+      );
+    },
+  );
 }

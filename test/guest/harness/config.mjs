@@ -10,7 +10,7 @@ export function ram(mib, blockBytes = 512) {
 
 /** A disk in the file at `path`, made if it is not there. */
 export function file(path, mib, blockBytes = 512) {
-  return { file: path, size: `${mib}MiB`, block_size: blockBytes };
+  return { file: path, size: `${mib}MiB`, create: true, block_size: blockBytes };
 }
 
 /**
@@ -36,7 +36,7 @@ export function oneDisk(device, options) {
 }
 
 /** The file's content for an offer: JSON, which is YAML. */
-export function renderConfig({ subsystems }, { address, port, discoveryPort, stateDirectory, socketDirectory }) {
+export function renderConfig({ subsystems }, { address, port, discoveryPort, stateDirectory, rpcSocket }) {
   const devices = {};
   const rendered = {};
   for (const [name, { nqn, hosts, namespaces }] of Object.entries(subsystems)) {
@@ -52,7 +52,7 @@ export function renderConfig({ subsystems }, { address, port, discoveryPort, sta
       node: "guest-suite",
       listen: [{ "nvme-tcp": `${address}:${port}` }, { discovery: `${address}:${discoveryPort}` }],
       state: stateDirectory,
-      sockets: socketDirectory,
+      sockets: { rpc: rpcSocket },
       devices,
       subsystems: rendered,
     },

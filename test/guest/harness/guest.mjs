@@ -4,7 +4,7 @@
 // deadline on this side, a little later, catches a guest that no longer answers at all. Whatever goes wrong, the console log stays in `directory`.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, constants, mkdirSync, openSync, readFileSync, rmSync, existsSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 
@@ -16,7 +16,9 @@ const ANSWER_GRACE_MS = 10_000;
 export class CommandFailed extends Error {
   constructor(script, result) {
     const tail = (text) => text.trim().split("\n").slice(-15).join("\n  ");
-    super(`guest command ended with status ${result.status}${result.status === 124 ? " (deadline)" : ""}: ${script.trim()}\n  ${tail(result.stdout)}\n  ${tail(result.stderr)}`);
+    super(
+      `guest command ended with status ${result.status}${result.status === 124 ? " (deadline)" : ""}: ${script.trim()}\n  ${tail(result.stdout)}\n  ${tail(result.stderr)}`,
+    );
     this.result = result;
   }
 }
@@ -61,7 +63,8 @@ export function accelerators() {
     return { names: ["tcg"], remark: "no access to /dev/kvm" };
   }
   // A hypervisor may offer /dev/kvm without virtualization in hardware; an ordinary kernel then runs through its instruction emulator, far slower than QEMU's.
-  if (!/^flags\s.*\b(vmx|svm)\b/m.test(readFileSync("/proc/cpuinfo", "utf8"))) return { names: ["tcg"], remark: "/dev/kvm exists but the processor shows neither vmx nor svm" };
+  if (!/^flags\s.*\b(vmx|svm)\b/m.test(readFileSync("/proc/cpuinfo", "utf8")))
+    return { names: ["tcg"], remark: "/dev/kvm exists but the processor shows neither vmx nor svm" };
   return { names: ["kvm", "tcg"], remark: "" };
 }
 
@@ -118,7 +121,12 @@ export class Guest {
 
     this.#boots += 1;
     const log = openSync(join(this.directory, "qemu.log"), "a");
-    const [command, ...args] = [...this.#network.prefix, "qemu-system-x86_64", ...this.#arguments(accelerator, path)];
+    const [command, ...args] = [
+      ...this.#network.prefix,
+      // QEMU goes when this process goes, however that happens.
+      ...["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"],
+      ...this.#arguments(accelerator, path),
+    ];
     const qemu = spawn(command, args, { stdio: ["ignore", log, log] });
     this.#qemu = qemu;
     const ended = once(qemu, "exit").then(([status, signal]) => {
@@ -133,7 +141,11 @@ export class Guest {
 
     const deadlineMs = BOOT_DEADLINE_MS[accelerator] ?? BOOT_DEADLINE_MS.tcg;
     const ready = connected.then(([socket]) => this.#listen(socket));
-    this.release = await withDeadline(Promise.race([ready, ended]), deadlineMs, () => `no answer from the guest in ${deadlineMs / 1000} s; console: ${this.consoleLog}`);
+    this.release = await withDeadline(
+      Promise.race([ready, ended]),
+      deadlineMs,
+      () => `no answer from the guest in ${deadlineMs / 1000} s; console: ${this.consoleLog}`,
+    );
     this.bootMs = Date.now() - started;
   }
 
@@ -151,12 +163,32 @@ export class Guest {
       `evenkeel.gateway=${this.#network.gateway}`,
     ];
     return [
-      ...(accelerator === "kvm" ? ["-accel", "kvm", "-cpu", "host"] : ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]),
-      ...["-m", String(memoryMib), "-smp", String(cpus), "-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot"],
+      ...(accelerator === "kvm"
+        ? ["-accel", "kvm", "-cpu", "host"]
+        : ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]),
+      ...[
+        "-m",
+        String(memoryMib),
+        "-smp",
+        String(cpus),
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-nodefaults",
+        "-no-reboot",
+      ],
       ...["-serial", `file:${this.consoleLog}`],
       ...["-kernel", this.#kernel.vmlinuz, "-initrd", this.#kernel.initrd, "-append", parameters.join(" ")],
       ...["-virtfs", "local,path=/,mount_tag=rootfs,security_model=none,readonly=on,multidevs=remap"],
-      ...["-device", "virtio-serial-pci", "-chardev", `socket,id=agent,path=${agentSocket}`, "-device", "virtserialport,chardev=agent,name=evenkeel.agent"],
+      ...[
+        "-device",
+        "virtio-serial-pci",
+        "-chardev",
+        `socket,id=agent,path=${agentSocket}`,
+        "-device",
+        "virtserialport,chardev=agent,name=evenkeel.agent",
+      ],
       ...["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"],
       ...this.#network.qemu,
     ];
@@ -192,8 +224,14 @@ export class Guest {
     const body = Buffer.from(script);
     const stdin = Buffer.from(input);
     const answered = new Promise((resolve, reject) => this.#commands.set(id, { resolve, reject }));
-    this.#socket.write(Buffer.concat([Buffer.from(`run ${id} ${deadlineS} ${body.length} ${stdin.length}\n`), body, stdin]));
-    const done = withDeadline(answered, deadlineS * 1000 + ANSWER_GRACE_MS, () => `the guest does not answer any more; console: ${this.consoleLog}; command: ${script.trim()}`);
+    this.#socket.write(
+      Buffer.concat([Buffer.from(`run ${id} ${deadlineS} ${body.length} ${stdin.length}\n`), body, stdin]),
+    );
+    const done = withDeadline(
+      answered,
+      deadlineS * 1000 + ANSWER_GRACE_MS,
+      () => `the guest does not answer any more; console: ${this.consoleLog}; command: ${script.trim()}`,
+    );
     done.catch(() => {});
     return { done, stop: () => this.#socket?.write(`stop ${id}\n`) };
   }
@@ -212,15 +250,19 @@ export class Guest {
 
   /** Puts a file into the guest. */
   async upload(path, content, mode = "0644") {
-    await this.run(`mkdir -p "$(dirname '${path}')" && cat > '${path}' && chmod ${mode} '${path}'`, { input: content });
+    await this.run(`mkdir -p "$(dirname '${path}')" && cat > '${path}' && chmod ${mode} '${path}'`, {
+      input: content,
+    });
   }
 
   /** Repeats a script until it succeeds. */
   async waitFor(script, { deadlineS = 30, what = script } = {}) {
-    await this.run(`until { ${script}\n} >/dev/null 2>&1; do sleep 0.1; done`, { deadlineS }).catch((error) => {
-      if (error instanceof CommandFailed) throw new Error(`not so within ${deadlineS} s: ${what}`);
-      throw error;
-    });
+    await this.run(`until { ${script}\n} >/dev/null 2>&1; do sleep 0.1; done`, { deadlineS }).catch(
+      (error) => {
+        if (error instanceof CommandFailed) throw new Error(`not so within ${deadlineS} s: ${what}`);
+        throw error;
+      },
+    );
   }
 
   /** Boots the guest anew: everything in it but the read-only root is gone. */

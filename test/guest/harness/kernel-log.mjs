@@ -7,17 +7,18 @@
 const TROUBLE = [
   /\bnvme\b.*\b(error|errors|timeout|timed out|reset|resetting|reconnect\w*|failed|failure|fail|abort\w*|invalid|mismatch|duplicate|unsupported|unable|bogus|unexpected|wrong|dead|lost)\b/i,
   /firmware bug/i,
-  /identifiers changed|genctr|without response|queue stuck|D3|Device not ready/i,
+  /identifiers changed|genctr|without response|queue stuck|Device not ready/i,
   /\b(Buffer )?I\/O error\b|critical \w+ error|blk_update_request/i,
   /(EXT4-fs|XFS|JBD2)\b.*\b(error|warning|corrupt\w*|shutdown|abort\w*)\b/i,
   /\bBUG:|\bWARNING:|Call Trace|general protection|hung_task|blocked for more than|soft lockup|rcu.*stall|Oops/,
 ];
 
 /** Lines that match the above and are harmless. */
-const HARMLESS = [/nvme.*: mapped \d+\/\d+\/\d+ default\/read\/poll queues/, /nvme_core: loading|tcp: module/];
+const HARMLESS = [/nvme.*: mapped \d+\/\d+\/\d+ default\/read\/poll queues/, /callbacks suppressed$/];
 
 /** A line that says that the host noticed an interruption of its connection. A restarted server must cause none of these. */
-const INTERRUPTION = /\bnvme\b.*\b(reconnect\w*|error recovery|timeout|timed out|reset\w*|Connect command failed|failed to connect|keep.?alive|Removing ctrl|creating \d+ I\/O queues|connection reset|closed by)\b/i;
+const INTERRUPTION =
+  /\bnvme\b.*\b(reconnect\w*|error recovery|timeout|timed out|reset\w*|Connect command failed|failed to connect|keep.?alive|Removing ctrl|creating \d+ I\/O queues|connection reset|closed by|no usable path|no available path)\b/i;
 
 const WARNING_LEVELS = /^\w+\s*:(emerg|alert|crit|err|warn)\s*:/;
 
@@ -34,8 +35,13 @@ export class KernelLog {
   /** A place in the log to which `since` refers. */
   async mark() {
     const mark = `evenkeel mark ${process.pid}-${nextMark++}`;
-    await this.#guest.run(`echo '<6>${mark}' >/dev/kmsg`);
+    await this.renew(mark);
     return mark;
+  }
+
+  /** Sets a mark again: after a reboot the log begins anew. */
+  async renew(mark) {
+    await this.#guest.run(`echo '<6>${mark}' >/dev/kmsg`);
   }
 
   /** Lines that came after the mark, each "facility:level: [time] text". */

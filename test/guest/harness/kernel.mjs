@@ -2,7 +2,17 @@
 // Nothing is installed into the running system but Debian packages (as root only, announced by one line), and no disk image is ever fetched.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir } from "node:os";
 import { basename, delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -58,7 +68,9 @@ export function requirePrograms() {
 }
 
 function firstLine(error) {
-  return String(error.stderr || error.message).trim().split("\n")[0];
+  return String(error.stderr || error.message)
+    .trim()
+    .split("\n")[0];
 }
 
 /** The kernel package to boot: EVENKEEL_GUEST_KERNEL (a package name), or what Debian's meta package depends on. */
@@ -88,7 +100,8 @@ export function prepareKernel() {
     name = kernelPackage();
   } catch (error) {
     const [newest] = cachedKernels(cache).sort().reverse();
-    if (newest === undefined) throw error instanceof Unavailable ? error : new Unavailable(`apt-cache: ${firstLine(error)}`);
+    if (newest === undefined)
+      throw error instanceof Unavailable ? error : new Unavailable(`apt-cache: ${firstLine(error)}`);
     name = `linux-image-${newest}`;
   }
   const version = name.replace(/^linux-image-/, "");
@@ -124,7 +137,10 @@ function downloadPackage(name, cwd) {
   try {
     run("apt-get", ["download", "-q", name], { cwd });
   } catch (first) {
-    if (process.getuid?.() !== 0) throw new Unavailable(`apt-get download ${name}: ${firstLine(first)} (is apt's list fresh? sudo apt-get update)`);
+    if (process.getuid?.() !== 0)
+      throw new Unavailable(
+        `apt-get download ${name}: ${firstLine(first)} (is apt's list fresh? sudo apt-get update)`,
+      );
     run("apt-get", ["update", "-q"]);
     run("apt-get", ["download", "-q", name], { cwd });
   }

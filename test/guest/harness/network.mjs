@@ -51,9 +51,12 @@ function userNetwork() {
 }
 
 async function tapNetwork(cpus) {
-  if (process.getuid?.() !== 0 || !existsSync("/dev/net/tun")) throw new Error("a tap device needs root and /dev/net/tun");
+  if (process.getuid?.() !== 0 || !existsSync("/dev/net/tun"))
+    throw new Error("a tap device needs root and /dev/net/tun");
   // The namespace lives as long as this process, which says hello once it is inside and ends when its standard input does, that is with us.
-  const holder = spawn("unshare", ["--net", "sh", "-c", "echo inside; exec cat"], { stdio: ["pipe", "pipe", "inherit"] });
+  const holder = spawn("unshare", ["--net", "sh", "-c", "echo inside; exec cat"], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const failed = once(holder, "error").then(([error]) => Promise.reject(error));
   const ended = once(holder, "exit").then(() => Promise.reject(new Error("unshare --net failed")));
   for (const promise of [failed, ended]) promise.catch(() => {});
@@ -68,7 +71,8 @@ async function tapNetwork(cpus) {
     holder.kill();
   };
   try {
-    const ip = (...args) => execFileSync(prefix[0], [...prefix.slice(1), "ip", ...args], { stdio: ["ignore", "pipe", "pipe"] });
+    const ip = (...args) =>
+      execFileSync(prefix[0], [...prefix.slice(1), "ip", ...args], { stdio: ["ignore", "pipe", "pipe"] });
     ip("link", "set", "lo", "up");
     ip("tuntap", "add", "dev", "guest0", "mode", "tap", ...(queues > 1 ? ["multi_queue"] : []));
     ip("address", "add", `${HOST_ADDRESS}/30`, "dev", "guest0");

@@ -99,7 +99,11 @@ export class NvmeHost {
     const spelled = Object.entries(flags)
       .filter(([, value]) => value !== false)
       .map(([name, value]) => CONNECT_FLAGS[name](value));
-    return ["nvme connect -t tcp", `-a ${place.address} -s ${place.port} -n ${nqn} -q ${hostNqn} -I ${hostId}`, ...spelled].join(" ");
+    return [
+      "nvme connect -t tcp",
+      `-a ${place.address} -s ${place.port} -n ${nqn} -q ${hostNqn} -I ${hostId}`,
+      ...spelled,
+    ].join(" ");
   }
 
   /**
@@ -118,15 +122,35 @@ export class NvmeHost {
     return controller;
   }
 
+  /** One more controller for a subsystem that is connected already; asked of the kernel, because nvme-cli refuses. */
+  async connectDuplicate(nqn) {
+    const { address, port } = this.#place().io;
+    const options = [
+      "transport=tcp",
+      `traddr=${address}`,
+      `trsvcid=${port}`,
+      `nqn=${nqn}`,
+      `hostnqn=${HOST_NQN}`,
+      `hostid=${HOST_ID}`,
+      "nr_io_queues=1",
+      "duplicate_connect",
+    ];
+    await this.run(`echo -n '${options.join(",")}' >/dev/nvme-fabrics`);
+  }
+
   async waitLive(controller, deadlineS = 30) {
-    await this.waitFor(`[ "$(cat /sys/class/nvme/${controller}/state)" = live ]`, { deadlineS, what: `${controller} is live` });
+    await this.waitFor(`[ "$(cat /sys/class/nvme/${controller}/state)" = live ]`, {
+      deadlineS,
+      what: `${controller} is live`,
+    });
   }
 
   /** The block device of a namespace, once it is there. */
   async device(nqn, nsid = 1, deadlineS = 30) {
     const script = `. ${PRELUDE_PATH}; until namespace_device ${nqn} ${nsid}; do sleep 0.05; done`;
     const result = await this.#guest.try(script, { deadlineS });
-    if (result.status !== 0) throw new Error(`no block device for namespace ${nsid} of ${nqn} after ${deadlineS} s`);
+    if (result.status !== 0)
+      throw new Error(`no block device for namespace ${nsid} of ${nqn} after ${deadlineS} s`);
     return result.stdout.trim();
   }
 
@@ -141,11 +165,13 @@ export class NvmeHost {
     await this.waitFor(`[ -z "$(controllers ${nqn})" ]`, { what: `${nqn} is disconnected` });
   }
 
-  /** Leaves nothing mounted and nothing connected, whatever a case did. */
+  /** Leaves nothing mounted and nothing connected, whatever a case did; fails when that cannot be had. */
   async cleanUp() {
-    await this.#guest.try(
-      `awk '$1 ~ "^/dev/nvme" {print $2}' /proc/mounts | while read -r point; do umount -l "$point"; done
-       nvme disconnect-all; for path in /sys/class/nvme/nvme*; do [ -e "$path" ] && echo 1 >"$path/delete_controller"; done; rm -rf /tmp/*`,
+    await this.run(
+      `awk '$1 ~ "^/dev/nvme" {print $2}' /proc/mounts | while read -r point; do umount "$point" || umount -l "$point"; done
+       for path in /sys/class/nvme/nvme*; do [ -e "$path" ] && echo 1 >"$path/delete_controller"; done
+       rm -rf /tmp/*
+       ! ls /sys/class/nvme/nvme* >/dev/null 2>&1`,
       { deadlineS: 60 },
     );
   }
@@ -154,31 +180,4 @@ export class NvmeHost {
   async attribute(controller, name) {
     return await this.run(`cat /sys/class/nvme/${controller}/${name}`);
   }
-}
-
-/**
- * A fio command line for a device; lines of `job` replace or add to the usual ones.
- * @param {string} device
- * @param {Record<string, string | number>} job
- */
-export function fioCommand(device, job) {
-  const options = { name: "case", filename: device, ioengine: "libaio", direct: 1, iodepth: 16, bs: "4k", group_reporting: 1, allow_mounted_write: 0, ...job };
-  return ["fio", "--output-format=json", ...Object.entries(options).map(([key, value]) => `--${key}=${value}`)].join(" ");
-}
-
-/** What matters of fio's JSON; throws when it reports an error. */
-export function fioResult(text) {
-  const start = text.indexOf("{");
-  if (start < 0) throw new Error(`fio printed no JSON: ${text}`);
-  const { jobs } = JSON.parse(text.slice(start, text.lastIndexOf("}") + 1));
-  const failed = jobs.find((job) => job.error !== 0 || job.total_err > 0);
-  if (failed !== undefined) throw new Error(`fio error ${failed.error} in job ${failed.jobname}: ${text.slice(0, start)}`);
-  const sum = (pick) => jobs.reduce((total, job) => total + pick(job), 0);
-  return {
-    reads: sum((job) => job.read.total_ios),
-    writes: sum((job) => job.write.total_ios),
-    readBytes: sum((job) => job.read.io_bytes),
-    writtenBytes: sum((job) => job.write.io_bytes),
-    longestMs: Math.max(...jobs.flatMap((job) => [job.read.clat_ns.max, job.write.clat_ns.max])) / 1e6,
-  };
 }

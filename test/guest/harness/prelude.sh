@@ -28,3 +28,6 @@ forget_cache() {
 
 # Size of DEVICE in bytes.
 device_bytes() { blockdev --getsize64 "$1"; }
+
+# Requests that wait for their completion, on all NVMe paths together.
+inflight() { cat /sys/block/nvme*n*/inflight | awk '{ count += $1 + $2 } END { print count + 0 }'; }

@@ -40,7 +40,10 @@ export class Server {
   /** Where the guest finds this server. */
   get places() {
     const [port, discoveryPort] = this.#ports;
-    return { io: { address: this.#network.dial, port }, discovery: { address: this.#network.dial, port: discoveryPort } };
+    return {
+      io: { address: this.#network.dial, port },
+      discovery: { address: this.#network.dial, port: discoveryPort },
+    };
   }
 
   get pid() {
@@ -52,15 +55,20 @@ export class Server {
   }
 
   get socketPath() {
-    return join(this.#directory, "run", "rpc.sock");
+    return join(this.#directory, "rpc.sock");
   }
 
   #writeConfig(offer) {
     const [port, discoveryPort] = this.#ports;
     const stateDirectory = join(this.#directory, "state");
-    const socketDirectory = join(this.#directory, "run");
-    for (const directory of [stateDirectory, socketDirectory]) mkdirSync(directory, { recursive: true });
-    const text = renderConfig(offer, { address: this.#network.listen, port, discoveryPort, stateDirectory, socketDirectory });
+    mkdirSync(stateDirectory, { recursive: true });
+    const text = renderConfig(offer, {
+      address: this.#network.listen,
+      port,
+      discoveryPort,
+      stateDirectory,
+      rpcSocket: this.socketPath,
+    });
     writeFileSync(this.#configPath, text);
   }
 
@@ -68,14 +76,28 @@ export class Server {
   async start(offer = null) {
     if (offer !== null) this.#writeConfig(offer);
     const log = openSync(this.logPath, "a");
-    const [command, ...args] = [...this.#network.prefix, "setpriv", "--pdeathsig", "KILL", process.execPath, KEEL, "serve", "--config", this.#configPath];
+    const [command, ...args] = [
+      ...this.#network.prefix,
+      "setpriv",
+      "--pdeathsig",
+      "KILL",
+      process.execPath,
+      KEEL,
+      "serve",
+      "--config",
+      this.#configPath,
+    ];
     const child = spawn(command, args, { stdio: ["ignore", log, log] });
     this.#process = child;
     const ended = once(child, "exit").then(([status, signal]) => {
       throw new Error(`the server ended before it was ready (${signal ?? status}):\n${this.logTail(20)}`);
     });
     ended.catch(() => {});
-    await withDeadline(Promise.race([this.#untilAnswering(), ended]), READY_DEADLINE_MS, () => `the server is not ready after ${READY_DEADLINE_MS / 1000} s:\n${this.logTail(20)}`);
+    await withDeadline(
+      Promise.race([this.#untilAnswering(), ended]),
+      READY_DEADLINE_MS,
+      () => `the server is not ready after ${READY_DEADLINE_MS / 1000} s:\n${this.logTail(20)}`,
+    );
   }
 
   async #untilAnswering() {
@@ -89,9 +111,14 @@ export class Server {
   async cli(...args) {
     return await new Promise((resolve) => {
       const environment = { ...process.env, KEEL_SOCKET: this.socketPath };
-      execFile(process.execPath, [KEEL, ...args], { encoding: "utf8", timeout: CLI_DEADLINE_MS, env: environment }, (error, stdout, stderr) => {
-        resolve({ status: error === null ? 0 : Number(error.code ?? 1), stdout, stderr });
-      });
+      execFile(
+        process.execPath,
+        [KEEL, ...args],
+        { encoding: "utf8", timeout: CLI_DEADLINE_MS, env: environment },
+        (error, stdout, stderr) => {
+          resolve({ status: error === null ? 0 : Number(error.code ?? 1), stdout, stderr });
+        },
+      );
     });
   }
 
@@ -114,7 +141,11 @@ export class Server {
     const child = this.#process;
     if (child === null || child.exitCode !== null || child.signalCode !== null) return;
     child.kill(signal);
-    await withDeadline(once(child, "exit"), STOP_DEADLINE_MS, () => `the server did not end on ${signal}:\n${this.logTail(20)}`);
+    await withDeadline(
+      once(child, "exit"),
+      STOP_DEADLINE_MS,
+      () => `the server did not end on ${signal}:\n${this.logTail(20)}`,
+    );
   }
 
   /** Ends the server in an orderly way, or else by force; an orderly end that does not come is an error. */

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { accelerators, Guest } from "./guest.mjs";
+import { accelerators, Guest, withDeadline } from "./guest.mjs";
 import { prepareKernel, requirePrograms } from "./kernel.mjs";
 import { KernelLog } from "./kernel-log.mjs";
 import { openNetwork } from "./network.mjs";
@@ -50,7 +50,9 @@ export class Suite {
       throw error;
     }
     const { remark } = accelerators();
-    console.log(`guest: ${guest.release}, ${guest.accelerator}${remark ? ` (${remark})` : ""}, ${network.kind} network, up in ${guest.bootMs} ms, logs in ${directory}`);
+    console.log(
+      `guest: ${guest.release}, ${guest.accelerator}${remark ? ` (${remark})` : ""}, ${network.kind} network, up in ${guest.bootMs} ms, logs in ${directory}`,
+    );
     return suite;
   }
 
@@ -77,41 +79,65 @@ export class Suite {
    * @param {(context: CaseContext) => Promise<void>} body
    */
   case(name, { config, allow = [], skip = false, deadlineMs = CASE_DEADLINE_MS }, body) {
-    test(name, { skip, timeout: deadlineMs }, async (t) => {
+    test(name, { skip }, async (t) => {
       const directory = join(this.#directory, `case-${++this.#caseCount}`);
       mkdirSync(directory, { recursive: true });
-      const mark = await this.kernelLog.mark();
-      const target = await this.#startTarget({
-        network: this.#network,
-        guest: this.guest,
-        directory,
-        config: typeof config === "function" ? config(directory) : config,
-      });
-      this.#target = target;
+      const { guest, host, kernelLog } = this;
+      const mark = await kernelLog.mark();
+      let target = null;
       try {
-        await body({ guest: this.guest, host: this.host, target, kernelLog: this.kernelLog, mark, directory, t });
-        await this.host.cleanUp();
-        const trouble = await this.kernelLog.troubleSince(mark, allow);
-        if (trouble.length > 0) throw new Error(`the host's kernel complained:\n${trouble.join("\n")}`);
-        const complaints = target.complaints();
-        if (complaints.length > 0) throw new Error(`the server complained:\n${complaints.join("\n")}`);
+        target = await this.#startTarget({
+          network: this.#network,
+          guest,
+          directory,
+          config: typeof config === "function" ? config(directory) : config,
+        });
+        this.#target = target;
+        await withDeadline(
+          body({ guest, host, target, kernelLog, mark, directory, t }),
+          deadlineMs,
+          () => `the case is not done after ${deadlineMs / 1000} s`,
+        );
+        await host.cleanUp();
+        refuse("the host's kernel complained", await kernelLog.troubleSince(mark, allow));
+        refuse("the server complained", target.complaints());
+        await target.stop();
       } catch (error) {
         this.#failed = true;
         await this.#report(name, mark, target);
-        await this.host.cleanUp().catch(() => {});
+        await this.#recover(target);
         throw error;
       } finally {
-        await target.stop();
         this.#target = null;
       }
     });
   }
 
+  /** After a failure nothing is left of the case: the next one meets a clean host, a fresh one if need be. */
+  async #recover(target) {
+    const clean = await this.host.cleanUp().then(
+      () => true,
+      () => false,
+    );
+    await target?.stop().catch((error) => console.log(error.message));
+    if (clean) return;
+    console.log("guest: rebooted, because it could not be cleaned up");
+    await this.guest.reboot();
+    await this.host.prepare();
+  }
+
   async #report(name, mark, target) {
     const sections = [
-      ["kernel log of the guest", (await this.kernelLog.since(mark).catch((error) => [error.message])).slice(-60).join("\n")],
-      ["end of the server's log", target.logTail(40)],
+      [
+        "kernel log of the guest",
+        (await this.kernelLog.since(mark).catch((error) => [error.message])).slice(-60).join("\n"),
+      ],
+      ["end of the server's log", target?.logTail(40) ?? "(it did not start)"],
     ];
     for (const [title, text] of sections) console.log(`--- ${name}: ${title}\n${text}`);
   }
+}
+
+function refuse(what, lines) {
+  if (lines.length > 0) throw new Error(`${what}:\n${lines.join("\n")}`);
 }

@@ -39,7 +39,7 @@ class KeeperStandIn {
 
     int listener_ = -1;
     std::uint16_t port_ = 0;
-    int arena_ = -1, data_ = -1, ram_ = -1;
+    int arena_ = -1, data_ = -1, ram_ = -1, slow_ = -1;
     std::string directory_, file_;
     std::mutex mutex_;  // connections_, control_
     std::map<std::uint64_t, int> connections_;

@@ -37,6 +37,7 @@ KeeperStandIn::KeeperStandIn() {
     arena_ = memfd_create("arena", MFD_CLOEXEC);
     data_ = memfd_create("data", MFD_CLOEXEC);
     ram_ = memfd_create("ram", MFD_CLOEXEC);
+    slow_ = memfd_create("slow", MFD_CLOEXEC);
     char path[] = "/var/tmp/keel-crash-XXXXXX";
     EK_CHECK(mkdtemp(path) != nullptr, "a directory for the file device");
     directory_ = path;
@@ -54,7 +55,7 @@ KeeperStandIn::~KeeperStandIn() {
     for (const auto& [id, descriptor] : connections_) {
         close(descriptor);
     }
-    for (const int descriptor : {listener_, arena_, data_, ram_, control_}) {
+    for (const int descriptor : {listener_, arena_, data_, ram_, slow_, control_}) {
         close(descriptor);
     }
     unlink(file_.c_str());
@@ -104,12 +105,13 @@ bool KeeperStandIn::start(const std::string& crash_point) {
         kept.arena = arena_;
         kept.data = data_;
         kept.ram = ram_;
+        kept.slow = slow_;
         kept.file = file_;
         for (const auto& [id, descriptor] : connections_) {
             kept.connections.push_back({descriptor, id});
             inherited.push_back(descriptor);
         }
-        inherited.insert(inherited.end(), {pair[1], arena_, data_, ram_});
+        inherited.insert(inherited.end(), {pair[1], arena_, data_, ram_, slow_});
         description = "KEEL_TEST_SERVER=" + describe(kept);
         std::string point = "KEEL_CRASH_POINT=" + crash_point;
         std::string program = "/proc/self/exe";

@@ -63,7 +63,7 @@ class Load {
         options_.seconds = 0;
         options_.count = ~std::uint64_t{0};
         options_.range_bytes = range_bytes;
-        options_.range_offset = digests ? range_bytes : 0;
+        options_.range_offset = digests ? 32ull << 20 : 0;
         options_.flush_every = 64;
         options_.seed = seed() + nsid * 7919 + io_bytes;
         options_.stop = &stop_;

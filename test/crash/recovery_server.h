@@ -17,6 +17,7 @@ struct Kept {
     int arena = -1;
     int data = -1;
     int ram = -1;
+    int slow = -1;     // memory behind the delay
     std::string file;  // path of the file device
     struct Connection {
         int socket;
@@ -28,7 +29,7 @@ struct Kept {
 inline constexpr const char* subsystem_nqn = "nqn.2026-11.example.keel:crash";
 inline constexpr std::uint64_t ram_bytes = 64ull << 20;
 inline constexpr std::uint64_t file_bytes = 64ull << 20;
-// Namespaces: 1 ram, 2 file, 3 null behind a delay of half a millisecond.
+// Namespaces: 1 ram, 2 file, 3 ram behind a delay of half a millisecond.
 
 // What the child says on `control`.
 inline constexpr char says_ready = 'R';

@@ -36,7 +36,7 @@ void must(const base::Result<T>& result, const char* what) {
 Kept parse(const std::string& text) {
     Kept kept;
     std::istringstream in(text);
-    in >> kept.control >> kept.arena >> kept.data >> kept.ram >> kept.file;
+    in >> kept.control >> kept.arena >> kept.data >> kept.ram >> kept.slow >> kept.file;
     Kept::Connection connection{};
     while (in >> connection.socket >> connection.id) {
         kept.connections.push_back(connection);
@@ -48,7 +48,8 @@ Kept parse(const std::string& text) {
 
 std::string describe(const Kept& kept) {
     std::ostringstream out;
-    out << kept.control << ' ' << kept.arena << ' ' << kept.data << ' ' << kept.ram << ' ' << kept.file;
+    out << kept.control << ' ' << kept.arena << ' ' << kept.data << ' ' << kept.ram << ' ' << kept.slow << ' '
+        << kept.file;
     for (const auto& connection : kept.connections) {
         out << ' ' << connection.socket << ' ' << connection.id;
     }
@@ -92,15 +93,15 @@ void serve(const std::string& description) {
         file.size_bytes = file_bytes;
         file.create = true;
         must(engine->add_device(file, -1), "file");
-        block::DeviceSpec null;
-        null.name = "null";
-        null.kind = "ram";
-        null.size_bytes = 8ull << 20;
-        must(engine->add_device(null, -1), "null");
+        block::DeviceSpec slow;
+        slow.name = "slow";
+        slow.kind = "ram";
+        slow.size_bytes = 8ull << 20;
+        must(engine->add_device(slow, kept.slow), "slow");
         block::DeviceSpec delay;
         delay.name = "delay";
         delay.kind = "delay";
-        delay.base = "null";
+        delay.base = "slow";
         delay.read_delay_us = 500;
         delay.write_delay_us = 500;
         must(engine->add_device(delay, -1), "delay");

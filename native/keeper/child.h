@@ -91,6 +91,7 @@ class Child {
     std::uint32_t watched = 0;  // events of its channel in epoll
     std::uint64_t items_sent = 0;
     std::uint64_t malformed = 0;
+    std::uint64_t refused = 0;
     std::array<std::uint64_t, 3> sent_up_to{};  // by kind: ids of items
     struct Source {
         bool armed = false;

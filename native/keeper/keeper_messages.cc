@@ -26,7 +26,8 @@ constexpr std::uint32_t messages_per_turn = 64;
 constexpr std::uint32_t messages_per_drain = 8192;  // more than a channel can hold
 constexpr std::uint32_t memory_files_max = 8192;
 constexpr std::uint32_t listeners_max = 256;
-constexpr std::uint64_t malformed_reported = 5;
+constexpr std::uint64_t malformed_reported = 5;  // per server; more would only fill the log
+constexpr std::uint64_t refused_reported = 50;
 constexpr base::Nanoseconds feed_retry = 2 * base::millisecond;
 
 bool is_memory(int descriptor) {
@@ -130,9 +131,11 @@ void Keeper::message(Child& child, const KeeperMessage& message, int descriptor)
 }
 
 void Keeper::refuse(Child& child, const KeeperMessage& about, const char* reason) {
-    log_.write(Level::warning, "server %d: %s %s %s refused: %s", child.pid(),
-               std::string(about.verb()).c_str(), about.value("kind").c_str(), about.value("name").c_str(),
-               reason);
+    if (++child.refused <= refused_reported) {
+        log_.write(Level::warning, "server %d: %s %s %s refused: %s", child.pid(),
+                   std::string(about.verb()).c_str(), about.value("kind").c_str(),
+                   about.value("name").c_str(), reason);
+    }
     if (!child.dead) {
         child.send(described("REFUSED", about).add("verb", about.verb()).add("reason", reason));
     }

@@ -315,8 +315,11 @@ std::string Server::carry_out(std::uint64_t id, const std::string& command) {
             durable::send_keeper_message(channel_, message);
         }
     } else if (verb == "close-channel") {
-        close(channel_);
-        channel_ = open("/dev/null", O_RDWR | O_CLOEXEC);
+        int silent[2];
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, silent) == 0) {
+            close(channel_);
+            channel_ = silent[0];
+        }
     } else if (verb == "fork") {
         // Grandchildren with all descriptors, one of which leaves the process group.
         for (const bool leaves : {false, true}) {

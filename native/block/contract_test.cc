@@ -43,8 +43,8 @@ struct Bench {
 };
 
 struct Subject {
-    const char* name;
-    const char* kind;
+    std::string name;
+    std::string kind;
     std::uint32_t block_bytes;
     void (*prepare)(Bench& bench);
     bool keeps_data = true;

@@ -182,14 +182,14 @@ TEST_CASE("a full file system answers no_space, and the same write succeeds when
     const bool formatted =
         loop.missing().empty() &&
         std::system(("mkfs.ext4 -q -m 0 -O ^has_journal " + loop.path() + " >/dev/null 2>&1").c_str()) == 0;
-    for (const char* type : {"tmpfs", "ext4"}) {
+    for (const std::string type : {"tmpfs", "ext4"}) {
         CAPTURE(type);
-        const bool memory_only = std::string(type) == "tmpfs";
+        const bool memory_only = type == "tmpfs";
         if (!memory_only && !formatted) {
             MESSAGE("skipped: ext4 on a loop device cannot be made: " << loop.missing());
             continue;
         }
-        testing::DetachedMount mount(type,
+        testing::DetachedMount mount(type.c_str(),
                                      {memory_only ? testing::DetachedMount::Option{"size", "4m"}
                                                   : testing::DetachedMount::Option{"source", loop.path()}});
         if (!mount.missing().empty()) {

@@ -18,9 +18,9 @@ constexpr std::uint64_t page = limits::page_bytes;
 
 // Up to here zeroes are written; beyond, whole pages are given back to the system, which reads them as
 // zeroes.
-constexpr std::uint64_t zero_by_writing_max = 64 * 1024;
+constexpr std::uint64_t zero_by_writing_max = 64u << 10;
 // Up to here the release happens inline.
-constexpr std::uint64_t release_inline_max = 1024 * 1024;
+constexpr std::uint64_t release_inline_max = 1u << 20;
 
 class Ram final : public Device {
   public:

@@ -1,6 +1,6 @@
 #include "block/stacked.h"
 
-#include <cstring>
+#include <new>
 
 #include "base/check.h"
 
@@ -39,15 +39,12 @@ Stacked::Child& Stacked::take_child(Request& request, reactor::Timer::Callback f
     Child& child = *free_children_.back();
     free_children_.pop_back();
     child.above = &request;
-    Child* address = &child;
-    std::memcpy(request.scratch, &address, sizeof(address));
+    ::new (static_cast<void*>(request.scratch)) Child*(&child);
     return child;
 }
 
 Stacked::Child& Stacked::child_of(Request& request) {
-    Child* child = nullptr;
-    std::memcpy(&child, request.scratch, sizeof(child));
-    return *child;
+    return **std::launder(reinterpret_cast<Child**>(request.scratch));
 }
 
 void Stacked::pass_on(Child& child) {

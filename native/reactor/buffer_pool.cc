@@ -1,5 +1,7 @@
 #include "reactor/buffer_pool.h"
 
+#include "reactor/reactor.h"
+
 #include <algorithm>
 
 #include "base/check.h"
@@ -32,7 +34,7 @@ BufferPool::BufferPool(std::span<std::byte> memory)
     : memory_(memory), pages_(static_cast<std::uint32_t>(memory.size() >> page_shift)) {
     EK_CHECK(memory.size() % limits::page_bytes == 0, "the pool is made of whole pages");
     EK_CHECK(memory.size() >> page_shift < no_page, "page numbers have 32 bits");
-    links_.resize(std::size_t{pages_} * 2, no_page);
+    links_.resize(pages_, {no_page, no_page});
     state_.resize(pages_, inside);
     for (std::uint32_t order = 0; order < orders; ++order) {
         free_[order] = {no_page, 0};
@@ -58,10 +60,9 @@ std::uint32_t BufferPool::order_of(std::uint32_t bytes) {
 // -----------------------------------------------------------------------------------------------------
 
 void BufferPool::push(FreeList& list, std::uint32_t page, std::uint8_t new_state) {
-    links_[page * 2] = list.first;
-    links_[page * 2 + 1] = no_page;
+    links_[page] = {list.first, no_page};
     if (list.first != no_page) {
-        links_[list.first * 2 + 1] = page;
+        links_[list.first].previous = page;
     }
     list.first = page;
     ++list.count;
@@ -69,11 +70,10 @@ void BufferPool::push(FreeList& list, std::uint32_t page, std::uint8_t new_state
 }
 
 void BufferPool::unlink(FreeList& list, std::uint32_t page) {
-    const std::uint32_t next = links_[page * 2];
-    const std::uint32_t previous = links_[page * 2 + 1];
-    (previous != no_page ? links_[previous * 2] : list.first) = next;
+    const auto [next, previous] = links_[page];
+    (previous != no_page ? links_[previous].next : list.first) = next;
     if (next != no_page) {
-        links_[next * 2 + 1] = previous;
+        links_[next].previous = previous;
     }
     --list.count;
     state_[page] = inside;
@@ -165,6 +165,9 @@ void BufferPool::release(std::uint64_t offset, std::uint32_t bytes) {
     EK_CHECK(state_[page] == state(used_block, order), "released what was not allocated with this size");
     bytes_in_use_ -= std::uint64_t{limits::page_bytes} << order;
     released_ = true;
+    if (first_waiter_ != nullptr && service_ != nullptr) {
+        service_->schedule();
+    }
     if (recent_[order].count < recent_max) {
         push(recent_[order], page, state(recent_block, order));
     } else {

@@ -17,6 +17,8 @@
 
 namespace reactor {
 
+class Deferred;
+
 // Someone who waits for memory. Intrusive, first come first served. `buffer_available` is called from within
 // `serve_waiters`, must allocate again itself and, if that fails, wait again: it then keeps its place in
 // line.
@@ -52,7 +54,10 @@ class BufferPool {
 
     void wait(BufferWaiter& waiter);
     void stop_waiting(BufferWaiter& waiter);
-    // Calls waiters in order while memory is there; run by the engine at the end of an iteration.
+    // Work to schedule when memory came back and somebody waits: calls serve_waiters. Set once, outlives the
+    // pool's use.
+    void serve_with(Deferred& service) { service_ = &service; }
+    // Calls waiters in order while memory is there; run at the end of an iteration (serve_with).
     void serve_waiters();
     bool has_waiters() const { return first_waiter_ != nullptr; }
 
@@ -65,6 +70,11 @@ class BufferPool {
     struct FreeList {
         std::uint32_t first;
         std::uint32_t count;
+    };
+
+    struct Links {
+        std::uint32_t next;
+        std::uint32_t previous;
     };
 
     static constexpr std::uint32_t orders = std::bit_width(limits::data_block_bytes_max / limits::page_bytes);
@@ -80,11 +90,12 @@ class BufferPool {
 
     std::span<std::byte> memory_;
     std::uint32_t pages_;
-    FreeList free_[orders];    // merged free blocks, per order
-    FreeList recent_[orders];  // blocks released lately, not merged: given out again first, still warm
-    std::vector<std::uint32_t> links_;  // per page: next and previous of its list, interleaved
-    std::vector<std::uint8_t> state_;   // per page: what starts here, see buffer_pool.cc
+    FreeList free_[orders];     // merged free blocks, per order
+    FreeList recent_[orders];   // blocks released lately, not merged: given out again first, still warm
+    std::vector<Links> links_;  // per page: its place in its list
+    std::vector<std::uint8_t> state_;  // per page: what starts here, see buffer_pool.cc
     std::uint64_t bytes_in_use_ = 0;
+    Deferred* service_ = nullptr;
     bool serving_ = false;
     bool served_in_vain_ = false;  // the waiter that is being served was refused
     bool released_ = false;        // something came back since a waiter was refused

@@ -379,7 +379,8 @@ void UringKernel::dispatch(std::uint64_t id, std::int32_t result) {
         finish_discard(static_cast<std::uint32_t>(id >> 1), result);
         return;
     }
-    auto& operation = *reinterpret_cast<Operation*>(id);
+    auto& operation =
+        *reinterpret_cast<Operation*>(id);  // NOLINT(performance-no-int-to-ptr): as id_of made it
     if (&operation == &wake_operation_) {
         arm_wake();
         return;

@@ -12,6 +12,8 @@ inline constexpr std::uint32_t connections_max = 2048;  // slots in the arena; c
 inline constexpr std::uint32_t controllers_max = 1024;  // slots in the arena
 inline constexpr std::uint32_t io_queues_per_controller_max = 64;
 inline constexpr std::uint32_t queue_entries_max = 1024;      // CAP.MQES + 1
+// A slot is free once its response was sent; a quick host has used the queue entry again by then.
+inline constexpr std::uint32_t command_slots_max = 2 * queue_entries_max;
 inline constexpr std::uint32_t queue_entries_min = 2;         // NVMe over Fabrics: SQSIZE is at least 1
 inline constexpr std::uint32_t admin_queue_entries_min = 32;  // NVMe over Fabrics: minimum Admin SQ size
 

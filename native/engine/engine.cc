@@ -60,6 +60,11 @@ Engine::Quarantine::Quarantine(Engine& owner)
     : Timer(owner.reactor_, [](Timer& timer) { static_cast<Quarantine&>(timer).engine.check_quarantine(); }),
       engine(owner) {}
 
+Engine::BufferService::BufferService(Engine& owner)
+    : Deferred(owner.reactor_,
+               [](Deferred& work) { static_cast<BufferService&>(work).engine.buffers_->serve_waiters(); }),
+      engine(owner) {}
+
 Engine::Forgetting::Forgetting(Engine& owner)
     : Timer(owner.reactor_, [](Timer& timer) { static_cast<Forgetting&>(timer).engine.forget_memories(); }),
       engine(owner) {}
@@ -106,6 +111,8 @@ Engine::Engine(const Options& options, durable::Arena arena, durable::MemoryFile
 void Engine::build() {
     base::arm_crash_points_from_environment();
     buffers_ = std::make_unique<reactor::BufferPool>(data_.memory());
+    buffer_service_ = std::make_unique<BufferService>(*this);
+    buffers_->serve_with(*buffer_service_);
     regions_.set(transport::MemoryRegions::data_pool, data_.memory());
     auto zeroes =
         durable::MemoryFile::open(-1, "keel-zeroes", limits::transfer_bytes_max, limits::transfer_bytes_max);
@@ -464,7 +471,7 @@ void Engine::quarantine_buffers() {
             continue;
         }
         const auto* commands = &arena_.slot<nvme::CommandRecord>(Region::commands, slot);
-        for (std::uint32_t index = 0; index < limits::queue_entries_max; ++index) {
+        for (std::uint32_t index = 0; index < limits::command_slots_max; ++index) {
             const nvme::CommandRecord& command = commands[index];
             if (command.state != nvme::CommandState::free && command.buffer_bytes != 0 &&
                 command.buffer_bytes <= limits::transfer_bytes_max &&

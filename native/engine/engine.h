@@ -153,6 +153,11 @@ class Engine {
         Engine& engine;
         std::vector<std::pair<std::uint64_t, std::uint32_t>> buffers;
     };
+    // Gives released buffers to those who wait for one.
+    struct BufferService : reactor::Deferred {
+        explicit BufferService(Engine& engine);
+        Engine& engine;
+    };
     // Memory of a removed device that responses are still being sent from.
     struct Forgetting : reactor::Timer {
         explicit Forgetting(Engine& engine);
@@ -185,6 +190,7 @@ class Engine {
     std::unique_ptr<reactor::UringKernel> kernel_;
     reactor::Reactor reactor_;
     std::unique_ptr<reactor::BufferPool> buffers_;
+    std::unique_ptr<BufferService> buffer_service_;
     transport::MemoryRegions regions_;
     std::unique_ptr<Memories> memories_;
     std::unique_ptr<block::Environment> environment_;

@@ -15,8 +15,8 @@ LoopConnection::LoopConnection(nvme::Target& target, reactor::Reactor& reactor, 
       records_(commands),
       queue_(target, *this, reactor, buffers, record, commands),
       send_later_(
-          reactor,
-          [](reactor::Deferred& deferred) { static_cast<SendLater&>(deferred).connection.flush(); }, *this) {}
+          reactor, [](reactor::Deferred& deferred) { static_cast<SendLater&>(deferred).connection.flush(); },
+          *this) {}
 
 // --- the host's side ---
 
@@ -33,7 +33,7 @@ bool LoopConnection::submit(const wire::Sqe& sqe, std::span<const std::byte> dat
     const nvme::Admission admission = queue_.admit(*command, capsule_bytes);
     record.direction = admission.direction;
     record.data_length = admission.length;
-    record.sq_head = queue_.sq_head_after(++capsules_);
+    ++capsules_;
     if (!admission.status.ok()) {
         record.state = nvme::CommandState::ready;
         queue_.fail(*command, admission.status, admission.dnr);
@@ -81,9 +81,8 @@ bool LoopConnection::supply(std::uint16_t cid, std::span<const std::byte> data) 
 }
 
 std::optional<LoopCompletion> LoopConnection::take(std::uint16_t cid) {
-    const auto at = std::find_if(completions_.begin(), completions_.end(), [&](const LoopCompletion& completion) {
-        return completion.cqe.cid == cid;
-    });
+    const auto at = std::find_if(completions_.begin(), completions_.end(),
+                                 [&](const LoopCompletion& completion) { return completion.cqe.cid == cid; });
     if (at == completions_.end()) {
         return std::nullopt;
     }
@@ -107,7 +106,7 @@ void LoopConnection::flush() {
         LoopCompletion& completion = completions_.emplace_back();
         completion.cqe.dw0 = record.result0;
         completion.cqe.dw1 = record.result1;
-        completion.cqe.sqhd = queue_.flow_control_off() ? std::uint16_t{0} : record.sq_head;
+        completion.cqe.sqhd = queue_.flow_control_off() ? std::uint16_t{0} : queue_.sq_head_after(capsules_);
         completion.cqe.cid = record.sqe.cid;
         completion.cqe.status = nvme::status_field_of(record);
         if (record.status == 0 && record.direction == nvme::DataDirection::to_host) {

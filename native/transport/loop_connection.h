@@ -1,8 +1,8 @@
-// A transport in memory: the host's side are function calls. It moves the same records through the same states as TCP
-// does, without bytes on a wire, so that the NVMe layer can be tested and explained alone.
+// A transport in memory: the host's side are function calls. It moves the same records through the same
+// states as TCP does, without bytes on a wire, so that the NVMe layer can be tested and explained alone.
 //
-// Commands with data to the controller either bring it in their capsule or are asked for it: submit() with `later`
-// leaves the command `receiving` until supply().
+// Commands with data to the controller either bring it in their capsule or are asked for it: submit() with
+// `later` leaves the command `receiving` until supply().
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,7 @@ struct LoopCompletion {
 };
 
 class LoopConnection final : public nvme::Connection {
-public:
+  public:
     struct Options {
         std::uint32_t slot = 0;
         nvme::Endpoint endpoint{};
@@ -50,7 +50,7 @@ public:
     // The completion of a command, once.
     std::optional<LoopCompletion> take(std::uint16_t cid);
     std::size_t completions() const { return completions_.size(); }
-    void close();                           // from the host
+    void close();  // from the host
     bool closed() const { return closed_; }
     // Closed, and nothing refers to the connection any more.
     bool idle() const { return idle_; }
@@ -73,9 +73,10 @@ public:
     std::uint32_t connection_slot() const override { return options_.slot; }
     bool needs_stable_data() const override { return true; }
 
-private:
+  private:
     struct SendLater : reactor::Deferred {
-        SendLater(reactor::Reactor& r, Callback callback, LoopConnection& c) : Deferred(r, callback), connection(c) {}
+        SendLater(reactor::Reactor& r, Callback callback, LoopConnection& c)
+            : Deferred(r, callback), connection(c) {}
         LoopConnection& connection;
     };
     void flush();

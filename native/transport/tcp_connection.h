@@ -44,7 +44,7 @@ struct TcpOptions {
 struct TcpSlots {
     std::uint32_t number = 0;
     ConnectionRecord* record = nullptr;
-    std::span<nvme::CommandRecord> commands;  // limits::queue_entries_max
+    std::span<nvme::CommandRecord> commands;  // limits::command_slots_max
     std::span<TransmitEntry> transmit;        // limits::transmit_entries_max
     std::span<std::byte> stream;              // limits::receive_buffer_bytes
 };

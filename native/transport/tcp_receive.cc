@@ -19,10 +19,7 @@ namespace {
 constexpr std::uint32_t stream_room_min = 16 * 1024;  // less free space than this: move to the buffer's start
 constexpr std::uint32_t r2t_piece_bytes = 256 * 1024;      // of a transfer, where the host allows several R2T
 constexpr std::uint32_t capsules_before_connect_max = 32;  // so that the first transmit ring does not wrap
-constexpr std::uint32_t slot_bits = 10;                    // TTAG: generation, piece, slot
-constexpr std::uint32_t piece_bits = 3;
-static_assert(limits::queue_entries_max <= 1u << slot_bits);
-static_assert(limits::transfer_bytes_max / r2t_piece_bytes <= 1u << piece_bits);
+static_assert(limits::transfer_bytes_max / r2t_piece_bytes <= 1u << tag_piece_bits);
 
 std::uint32_t digest_of(const std::byte* data, std::size_t bytes) {
     return base::crc32c(std::span<const std::byte>(data, bytes));
@@ -280,14 +277,13 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         record.status_flags = admission.dnr ? nvme::status_flag_dnr : 0;
     }
     // A generation in the upper bits, so that a late PDU for the slot's previous command is noticed.
-    record.transfer_tag =
-        static_cast<std::uint16_t>(((state.capsules & 7) << (slot_bits + piece_bits)) | command->slot);
+    record.transfer_tag = static_cast<std::uint16_t>(
+        ((state.capsules & 3) << (tag_slot_bits + tag_piece_bits)) | command->slot);
     ++counters_.commands;
     record_flight(wire::PduType::capsule_cmd, record.sqe.cid, record.sqe.opcode, layout.pdu_bytes,
                   state.consumed, record.sqe.cdw10);
 
     state.capsules += 1;
-    record.sq_head = queue_.sq_head_after(state.capsules);
     state.command = no_command;
 
     if (!in_capsule) {
@@ -334,7 +330,7 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     state.command = command->slot;
     state.has_digest = layout.data_digest_bytes != 0;
     state.consumed += layout.data_offset;
-    if (!accepted) {
+    if (command->data == nullptr) {  // rejected, or data that the command has no use for
         state.phase = ReceivePhase::skip;
         state.remaining = layout.data_bytes + layout.data_digest_bytes;
         commit(state);
@@ -473,14 +469,14 @@ TcpConnection::Step TcpConnection::take_h2c_data(ReceiveState& state, const std:
         return fail_pdu(state, error, pdu, sizeof data);
     }
     const std::uint32_t tag = data.ttag;
-    const std::uint32_t slot = tag & ((1u << slot_bits) - 1);
-    const std::uint32_t piece = (tag >> slot_bits) & ((1u << piece_bits) - 1);
+    const std::uint32_t slot = tag & ((1u << tag_slot_bits) - 1);
+    const std::uint32_t piece = (tag >> tag_slot_bits) & ((1u << tag_piece_bits) - 1);
     if (slot >= queue_.commands().size()) {
         return fail(FatalErrorStatus::invalid_pdu_header_field, offsetof(wire::H2cData, ttag));
     }
     nvme::Command& command = queue_.commands()[slot];
     nvme::CommandRecord& record = *command.record;
-    const std::uint32_t generation_mask = ~(((1u << piece_bits) - 1) << slot_bits);
+    const std::uint32_t generation_mask = ~(((1u << tag_piece_bits) - 1) << tag_slot_bits);
     if (record.state != nvme::CommandState::receiving || (record.in_capsule & data_in_capsule) != 0 ||
         (tag & generation_mask) != record.transfer_tag || piece >= record.progress) {
         return fail(FatalErrorStatus::invalid_pdu_header_field, offsetof(wire::H2cData, ttag));

@@ -30,6 +30,11 @@ inline constexpr std::uint16_t no_command = 0xFFFF;
 inline constexpr std::uint8_t data_in_capsule = 1;
 inline constexpr std::uint8_t data_rejected = 2;  // the command fails with `status` once its data was taken
 
+// TTAG of an R2T: a generation (2 bits), the piece of the transfer, the command's slot.
+inline constexpr std::uint32_t tag_slot_bits = 11;
+inline constexpr std::uint32_t tag_piece_bits = 3;
+static_assert(limits::command_slots_max <= 1u << tag_slot_bits);
+
 // While a command is `receiving`, CommandRecord::progress is the number of R2T PDUs queued for it, and
 // response_sequence says the same together with the queue entry of the last one, so that one store tells
 // both; all ones: none yet.
@@ -136,7 +141,7 @@ static_assert(sizeof(ConnectionRecord) <= 4096);
 inline constexpr std::uint32_t connection_stride = 8192;  // the record and, behind it, the kept block
 inline constexpr std::uint32_t split_bytes_max = 4096;
 inline constexpr std::uint32_t split_data_offset = 4096;
-inline constexpr std::uint32_t command_stride = limits::queue_entries_max * sizeof(nvme::CommandRecord);
+inline constexpr std::uint32_t command_stride = limits::command_slots_max * sizeof(nvme::CommandRecord);
 inline constexpr std::uint32_t transmit_stride = limits::transmit_entries_max * sizeof(TransmitEntry);
 inline constexpr std::uint32_t tcp_records_version = 1;
 

@@ -87,7 +87,7 @@ void TcpConnection::request_data(nvme::Command& command) {
         const wire::PduLayout layout = wire::plan_pdu(wire::PduType::r2t, 0, digests(), 0);
         pdu.common = wire::make_header(layout);
         pdu.cccid = record.sqe.cid;
-        pdu.ttag = static_cast<std::uint16_t>(record.transfer_tag | (record.progress << 10));
+        pdu.ttag = static_cast<std::uint16_t>(record.transfer_tag | (record.progress << tag_slot_bits));
         pdu.r2to = begin;
         pdu.r2tl = std::min(piece_bytes, record.data_length - begin);
         TransmitEntry& next = next_entry(0, queued_end_);
@@ -191,7 +191,9 @@ bool TcpConnection::try_respond(nvme::Command& command) {
         pdu.common = wire::make_header(layout);
         pdu.cqe.dw0 = record.result0;
         pdu.cqe.dw1 = record.result1;
-        pdu.cqe.sqhd = queue_.flow_control_off() ? std::uint16_t{0} : record.sq_head;
+        // The head as it is now: a command that took long must not report an old one.
+        pdu.cqe.sqhd = queue_.flow_control_off() ? std::uint16_t{0}
+                                                 : queue_.sq_head_after(record_.receive.current().capsules);
         pdu.cqe.sqid = 0;
         pdu.cqe.cid = record.sqe.cid;
         pdu.cqe.status = nvme::status_field_of(record);

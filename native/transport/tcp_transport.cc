@@ -152,7 +152,7 @@ TcpSlots TcpTransport::slots_of(std::uint32_t number) {
     return TcpSlots{
         .number = number,
         .record = reinterpret_cast<ConnectionRecord*>(slice(regions_.connections, connection_stride).data()),
-        .commands = {reinterpret_cast<nvme::CommandRecord*>(commands.data()), limits::queue_entries_max},
+        .commands = {reinterpret_cast<nvme::CommandRecord*>(commands.data()), limits::command_slots_max},
         .transmit = {reinterpret_cast<TransmitEntry*>(transmit.data()), limits::transmit_entries_max},
         .stream = slice(regions_.stream, limits::receive_buffer_bytes),
     };

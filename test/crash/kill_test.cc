@@ -191,10 +191,19 @@ TEST_CASE("hosts notice nothing when the server is killed at random") {
 TEST_CASE("hosts notice nothing when the server dies at a marked step") {
     std::mt19937_64 random(seed() + 1);
     const char* points[] = {
-        "tcp.receive.before_commit", "tcp.receive.after_commit", "tcp.receive.arrived",
-        "tcp.receive.ready",         "tcp.transmit.before_tail", "tcp.transmit.after_tail",
-        "tcp.transmit.sent",         "tcp.recovery.command",     "tcp.recovery.execute",
-        "engine.adopt.connection",   "nvme.complete.before",     "nvme.complete.done",
+        "tcp.receive.before_commit",
+        "tcp.receive.after_commit",
+        "tcp.receive.arrived",
+        "tcp.receive.ready",
+        "tcp.transmit.before_tail",
+        "tcp.transmit.after_tail",
+        "tcp.transmit.sent",
+        "tcp.recovery.command",
+        "tcp.recovery.execute",
+        "engine.adopt.connection",
+        "command_before_done",
+        "command_done",
+        "command_freed",
     };
     KeeperStandIn keeper;
     REQUIRE(keeper.start(""));

@@ -9,9 +9,9 @@ import { within } from "./host/deadline.js";
 import { asyncEvent, type DiscoveryEntry, discoveryEntry, discoveryHeader } from "./host/layout.js";
 import { type Config, freePort, Server } from "./host/server.js";
 
-const openNqn = "nqn.2014-08.org.nvmexpress:uuid:open";
-const closedNqn = "nqn.2014-08.org.nvmexpress:uuid:closed";
-const newNqn = "nqn.2014-08.org.nvmexpress:uuid:new";
+const openNqn = "nqn.2026-01.org.example:open";
+const closedNqn = "nqn.2026-01.org.example:closed";
+const newNqn = "nqn.2026-01.org.example:new";
 const friend = hostNamed("friend");
 const stranger = hostNamed("stranger");
 

@@ -13,7 +13,7 @@ export type HostIdentity = { readonly nqn: string; readonly id: Buffer };
 export function hostNamed(name: string): HostIdentity {
   const id = Buffer.alloc(16, 0x5a);
   Buffer.from(name).copy(id, 0, 0, Math.min(16, name.length));
-  return { nqn: `nqn.2014-08.org.nvmexpress:uuid:${name}`, id };
+  return { nqn: `nqn.2026-01.org.example:host-${name}`, id };
 }
 
 export type ConnectFields = {

@@ -1,31 +1,36 @@
 // The control socket: JSON-RPC over a unix socket. Bounded everywhere: clients, message size, messages waiting, and
 // what a client does not read. A connection that says nothing costs its descriptor and no timer.
 
-import { chmod, chown, lstat, mkdir, readFile, unlink } from "node:fs/promises";
+import { chmod, chown, lstat, readFile, unlink } from "node:fs/promises";
 import { connect, createServer, type Server as NetServer, type Socket } from "node:net";
 import { dirname } from "node:path";
 import type { Log } from "../control/log.js";
+import { makeDirectory } from "../control/make-directory.js";
 import { KeelError } from "../model/errors.js";
 import { Dispatcher } from "./dispatch.js";
 import { Framer } from "./framing.js";
 
 const clientsMax = 256;
 const waitingMessagesMax = 16;
-const unfinishedMessageMs = 30_000;
-const unreadAnswerMs = 10_000;
+/** How long a client may take to finish a message, and to read an answer. */
+export type Patience = { readonly unfinishedMs: number; readonly unreadMs: number };
+const usualPatience: Patience = { unfinishedMs: 30_000, unreadMs: 10_000 };
+
 const pathBytesMax = 107;
 
 class Client {
   private readonly socket: Socket;
   private readonly dispatcher: Dispatcher;
+  private readonly patience: Patience;
   private readonly framer = new Framer();
   private readonly waiting: string[] = [];
   private running = false;
   private ended = false;
   private unfinished: NodeJS.Timeout | null = null;
 
-  constructor(socket: Socket, dispatcher: Dispatcher) {
+  constructor(socket: Socket, dispatcher: Dispatcher, patience: Patience) {
     this.socket = socket;
+    this.patience = patience;
     this.dispatcher = dispatcher;
     socket.on("data", (data) => this.receive(data));
     socket.on("error", () => socket.destroy());
@@ -42,7 +47,7 @@ class Client {
     if (this.waiting.length > waitingMessagesMax) this.socket.pause();
     if (messages.length > 0 || !this.framer.pending) this.clearUnfinished();
     if (this.framer.pending && this.unfinished === null && fault === null) {
-      this.unfinished = setTimeout(() => this.socket.destroy(), unfinishedMessageMs).unref();
+      this.unfinished = setTimeout(() => this.socket.destroy(), this.patience.unfinishedMs).unref();
     }
     if (fault !== null) {
       this.socket.pause();
@@ -91,7 +96,7 @@ class Client {
         this.socket.off("close", done);
         resolve();
       };
-      const timer = setTimeout(() => this.socket.destroy(), unreadAnswerMs);
+      const timer = setTimeout(() => this.socket.destroy(), this.patience.unreadMs);
       this.socket.on("drain", done);
       this.socket.on("close", done);
     });
@@ -145,14 +150,19 @@ export class RpcServer {
     this.path = path;
   }
 
-  static async listen(path: string, dispatcher: Dispatcher, log: Log): Promise<RpcServer> {
+  static async listen(
+    path: string,
+    dispatcher: Dispatcher,
+    log: Log,
+    patience: Patience = usualPatience,
+  ): Promise<RpcServer> {
     if (Buffer.byteLength(path) > pathBytesMax) {
       throw new KeelError("E_CONFIG_VALUE", `the socket path ${path} is longer than ${pathBytesMax} bytes`, {
         path,
       });
     }
     try {
-      await mkdir(dirname(path), { recursive: true, mode: 0o755 });
+      await makeDirectory(dirname(path), 0o755);
     } catch (thrown) {
       throw refused(path, thrown);
     }
@@ -161,7 +171,7 @@ export class RpcServer {
     const server = createServer({ allowHalfOpen: true }, (socket) => {
       sockets.add(socket);
       socket.on("close", () => sockets.delete(socket));
-      new Client(socket, dispatcher);
+      new Client(socket, dispatcher, patience);
     });
     server.maxConnections = clientsMax;
     server.on("drop", () =>
@@ -180,6 +190,10 @@ export class RpcServer {
     await chmod(path, 0o660);
     await giveToGroup(path);
     return new RpcServer(server, sockets, path);
+  }
+
+  get clients(): number {
+    return this.sockets.size;
   }
 
   async close(): Promise<void> {

@@ -277,6 +277,7 @@ export function removeReferral(raw: JsonObject, address: string): JsonObject {
 /** "subsystems.pg.hosts[0]", `devices."a.b".ram`; null if it is no path. */
 export function parsePath(text: string): PathPart[] | null {
   const parts: PathPart[] = [];
+  if (text.startsWith(".")) return null;
   const pattern = /(?:^|\.)([A-Za-z0-9_-]+)|(?:^|\.)("(?:[^"\\]|\\.)*")|\[(\d{1,6})\]/y;
   while (pattern.lastIndex < text.length) {
     const match = pattern.exec(text);

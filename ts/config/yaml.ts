@@ -80,7 +80,10 @@ export function parseYaml(text: string, file: string): YamlResult {
     return { ok: true, value: {}, places: new PlaceMap() };
   }
   const faults = documents.flatMap((document) =>
-    document.errors.map((error) => ({ position: at(error.pos[0]), message: oneLine(error.message) })),
+    [...document.errors, ...document.warnings].map((error) => ({
+      position: at(error.pos[0]),
+      message: oneLine(error.message),
+    })),
   );
   if (faults.length > 0) return { ok: false, faults: faults.slice(0, 20) };
   const second = documents[1];
@@ -116,9 +119,6 @@ export function parseYaml(text: string, file: string): YamlResult {
       const target = node.resolve(document);
       if (target === undefined) throw new Refused(offset, `the anchor "${node.source}" does not exist`);
       return convert(target, path, offset);
-    }
-    if (isNode(node) && node.tag?.startsWith("!") === true) {
-      throw new Refused(offset, `the tag ${node.tag} has no meaning here`);
     }
     if (isMap(node)) {
       const result: JsonObject = Object.create(null) as JsonObject;

@@ -8,7 +8,7 @@
 
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { access, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { access, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import type { Identities } from "../config/complete.js";
@@ -16,6 +16,7 @@ import { KeelError, toKeelError } from "../model/errors.js";
 import { type Hex128, parseHex128 } from "../model/ids.js";
 import { isJsonObject, type Json, type JsonObject, toJson } from "../model/json.js";
 import type { Change } from "../recovery/changes.js";
+import { makeDirectory } from "./make-directory.js";
 
 const fileBytesMax = 64 << 20;
 /** The counter's reserve: one write to the disk per so many changes. */
@@ -90,7 +91,7 @@ export class DurableDirectory {
   /** Creates the directory if need be. Throws E_STATE_DIRECTORY, E_ALREADY_RUNNING, E_STATE_CORRUPT. */
   static async open(path: string): Promise<DurableDirectory> {
     try {
-      await mkdir(path, { recursive: true, mode: 0o750 });
+      await makeDirectory(path, 0o750);
       await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
     } catch (thrown) {
       const reason = (thrown as NodeJS.ErrnoException).code ?? String(thrown);

@@ -1,0 +1,456 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { addDevice, addHost, share, unshare } from "../../dist/config/edit.js";
+import { parseDocument } from "../../dist/config/load.js";
+import { admit } from "../../dist/control/admission.js";
+import { withDeadline } from "../../dist/control/deadline.js";
+import { DurableDirectory } from "../../dist/control/durable-directory.js";
+import { Server } from "../../dist/control/server.js";
+import { KeelError } from "../../dist/model/errors.js";
+import type { JsonObject } from "../../dist/model/json.js";
+import { FakeEngine } from "./fake-engine.js";
+
+const quiet = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: () => undefined,
+  error: () => undefined,
+};
+
+type Bench = { engine: FakeEngine; server: Server; directory: DurableDirectory; path: string };
+
+/** A directory for one test, and servers on it one after the other. */
+async function withDirectory(work: (path: string) => Promise<void>): Promise<void> {
+  const path = mkdtempSync(join(tmpdir(), "keel-control-"));
+  try {
+    await work(path);
+  } finally {
+    rmSync(path, { recursive: true, force: true });
+  }
+}
+
+async function startServer(
+  path: string,
+  raw: JsonObject,
+  prepare: (engine: FakeEngine) => void = () => undefined,
+): Promise<Bench> {
+  const engine = new FakeEngine();
+  prepare(engine);
+  const directory = await DurableDirectory.open(path);
+  const context = { node: "n", paths: { state: path, rpcSocket: "/r" }, firmware: "0.1.0" };
+  const parts = {
+    engine,
+    directory,
+    log: quiet,
+    context,
+    version: "0",
+    configFile: null,
+    setLogLevel: () => undefined,
+  };
+  const server = new Server(parts, parseDocument({ version: 1, listen: [], ...raw }, "n"));
+  try {
+    await server.start();
+  } catch (thrown) {
+    await directory.close();
+    throw thrown;
+  }
+  return { engine, server, directory, path };
+}
+
+async function end({ server, directory }: Bench): Promise<void> {
+  await server.stop();
+  await directory.close();
+}
+
+const plain = { dryRun: false, allowDataLoss: false };
+const nqn = (name: string) => `nqn.2026-11.example.keel:n:${name}`;
+const oneShare: JsonObject = {
+  devices: { d: { file: "/d" } },
+  subsystems: { s: { namespaces: [{ id: 1, device: "d" }], hosts: "any" } },
+};
+
+test("start-up tells hosts to wait until everything is there", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, { ...oneShare, listen: [{ "nvme-tcp": "127.0.0.1:4420" }] });
+    assert.deepEqual(bench.engine.take(), [
+      "start",
+      "setLoading true",
+      "addDevice d file 0",
+      `addSubsystem ${nqn("s")} any`,
+      `addNamespace ${nqn("s")} 1 d`,
+      "addListener nvme-tcp 127.0.0.1:4420",
+      "setLoading false",
+    ]);
+    await end(bench);
+  });
+});
+
+test("a change is carried out, recorded, and there again after a restart", async () => {
+  await withDirectory(async (path) => {
+    const first = await startServer(path, {});
+    await first.server.change((raw) => share(raw, "new", { file: "/new" }, ["any"], false), plain);
+    assert.deepEqual(first.engine.take().slice(3), [
+      "addDevice new file 0",
+      `addSubsystem ${nqn("new")} any`,
+      `addNamespace ${nqn("new")} 1 new`,
+    ]);
+    await end(first);
+    const second = await startServer(path, {});
+    assert.ok(second.engine.take().includes(`addNamespace ${nqn("new")} 1 new`));
+    await second.server.change((raw) => unshare(raw, "n", "new"), plain);
+    assert.deepEqual(second.engine.take(), [
+      `removeNamespace ${nqn("new")} 1`,
+      `removeSubsystem ${nqn("new")}`,
+      "removeDevice new",
+    ]);
+    assert.deepEqual(second.directory.changes.changes, []);
+    await end(second);
+  });
+});
+
+test("a step that fails undoes what came before it, in reverse, and leaves no record", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, {});
+    bench.engine.take();
+    bench.engine.failures = [{ match: /^addNamespace/, code: "E_BUSY", message: "claimed by another" }];
+    await assert.rejects(
+      bench.server.change((raw) => share(raw, "x", { file: "/x" }, [], false), plain),
+      (error: unknown) => {
+        assert.ok(error instanceof KeelError);
+        assert.equal(error.code, "E_BUSY");
+        assert.equal(error.message, "subsystems.x.namespaces (id 1): claimed by another");
+        return true;
+      },
+    );
+    assert.deepEqual(bench.engine.take(), [
+      "addDevice x file 0",
+      `addSubsystem ${nqn("x")} `,
+      `addNamespace ${nqn("x")} 1 x`,
+      `removeSubsystem ${nqn("x")}`,
+      "removeDevice x",
+    ]);
+    assert.deepEqual(bench.server.configuration, { version: 1, listen: [] });
+    assert.deepEqual(bench.directory.changes, { changes: [], previous: null });
+    await end(bench);
+  });
+});
+
+test("an undo that fails says so, and the difference is mended later", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, {});
+    bench.engine.failures = [
+      { match: /^addNamespace/, code: "E_IO", message: "no" },
+      { match: /^removeDevice/, code: "E_BUSY", message: "held" },
+    ];
+    await assert.rejects(
+      bench.server.change((raw) => share(raw, "x", { file: "/x" }, [], false), plain),
+      /undoing it failed at: devices\.x/,
+    );
+    bench.engine.failures = [];
+    bench.engine.take();
+    await bench.server.change((raw) => addDevice(raw, "y", { file: "/y" }), plain);
+    assert.deepEqual(bench.engine.take(), ["removeDevice x", "addDevice y file 0"]);
+    await end(bench);
+  });
+});
+
+test("a change that would lose data is refused unless it is meant", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, { devices: { r: { ram: "1MiB" } } });
+    bench.engine.take();
+    const remove = (raw: JsonObject): JsonObject => ({ ...raw, devices: {} });
+    await assert.rejects(
+      bench.server.change(remove, plain),
+      (error: unknown) => error instanceof KeelError && error.code === "E_DATA_LOSS" && error.exitCode === 6,
+    );
+    assert.deepEqual(bench.engine.take(), []);
+    await bench.server.change(remove, { dryRun: false, allowDataLoss: true });
+    assert.deepEqual(bench.engine.take(), ["removeDevice r"]);
+    await end(bench);
+  });
+});
+
+test("a dry run says the steps and touches nothing", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, {});
+    bench.engine.take();
+    const files = readdirSync(path).map((name) => [name, readFileSync(join(path, name), "utf8")]);
+    const result = await bench.server.apply(
+      { version: 1, ...oneShare },
+      { dryRun: true, allowDataLoss: false },
+    );
+    assert.equal(result.applied, false);
+    assert.equal(result.steps.length, 3 + 2, "the default listeners come with it");
+    assert.deepEqual(bench.engine.take(), []);
+    assert.deepEqual(
+      readdirSync(path).map((name) => [name, readFileSync(join(path, name), "utf8")]),
+      files,
+    );
+    await end(bench);
+  });
+});
+
+test("apply names what only a restart can change", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, {});
+    const result = await bench.server.apply(
+      { version: 1, listen: [], limits: { connections: 7 }, http: { listen: "127.0.0.1:9" } },
+      plain,
+    );
+    assert.deepEqual(result.needsRestart.sort(), [
+      "httpListen",
+      "limits.connections",
+      "limits.connectionsPerHost",
+    ]);
+    await end(bench);
+  });
+});
+
+test("changes wait for each other", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, oneShare);
+    bench.engine.take();
+    let release: () => void = () => undefined;
+    const released = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    bench.engine.stuck = { match: /^addDevice one/, release: released };
+    const first = bench.server.change((raw) => addDevice(raw, "one", { file: "/1" }), plain);
+    const second = bench.server.change((raw) => addDevice(raw, "two", { file: "/2" }), plain);
+    const third = bench.server.change(
+      (raw) => addHost({ ...raw, subsystems: { s: { hosts: [] } } }, "n", "s", "nqn.2026-11.x:h"),
+      plain,
+    );
+    release();
+    await Promise.all([first, second, third]);
+    const calls = bench.engine.take();
+    assert.ok(calls.indexOf("addDevice one file 0") < calls.indexOf("addDevice two file 0"));
+    assert.ok(calls.indexOf("addDevice two file 0") < calls.indexOf(`setHosts ${nqn("s")} nqn.2026-11.x:h`));
+    await end(bench);
+  });
+});
+
+test("a device that is missing at the start waits and does not disturb changes elsewhere", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, oneShare, (engine) => {
+      engine.failures = [{ match: /^addDevice d /, code: "E_DEVICE_MISSING", message: "/d does not exist" }];
+    });
+    assert.deepEqual(bench.engine.take().slice(2), [
+      "addDevice d file 0",
+      `addSubsystem ${nqn("s")} any`,
+      "setLoading false",
+    ]);
+    const status = await bench.server.status();
+    assert.deepEqual(
+      status.devices.map(({ name, state, reason }) => [name, state, reason]),
+      [["d", "waiting", "devices.d: /d does not exist"]],
+    );
+    await bench.server.change((raw) => addDevice(raw, "e", { file: "/e" }), plain);
+    assert.deepEqual(bench.engine.take(), ["addDevice e file 0"]);
+    bench.engine.failures = [];
+    const deadline = Date.now() + 10_000;
+    while (!bench.engine.calls.includes(`addNamespace ${nqn("s")} 1 d`)) {
+      assert.ok(Date.now() < deadline, "the device was not tried again");
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    await end(bench);
+  });
+});
+
+test("a listener that cannot be had fails the start", async () => {
+  await withDirectory(async (path) => {
+    await assert.rejects(
+      startServer(path, { listen: [{ "nvme-tcp": "127.0.0.1:4420" }] }, (engine) => {
+        engine.failures = [{ match: /^addListener/, code: "E_PORT_IN_USE", message: "in use" }];
+      }),
+      (error: unknown) => error instanceof KeelError && error.code === "E_PORT_IN_USE",
+    );
+  });
+});
+
+/** What a server that was killed in the middle of a change leaves behind. */
+const halfDone = (path: string, now: JsonObject): void => {
+  const changes = [{ object: "devices/x", file: null, now }];
+  writeFileSync(join(path, "changes.json"), JSON.stringify({ version: 1, changes, previous: [] }));
+};
+
+test("a change that was under way at a kill is finished at the next start", async () => {
+  await withDirectory(async (path) => {
+    await end(await startServer(path, {}));
+    halfDone(path, { file: "/x" });
+    const bench = await startServer(path, {});
+    assert.ok(bench.engine.take().includes("addDevice x file 0"));
+    assert.equal(bench.directory.changes.previous, null);
+    assert.equal(bench.directory.changes.changes.length, 1);
+    await end(bench);
+  });
+});
+
+test("a change that was under way at a kill and cannot be finished is undone", async () => {
+  await withDirectory(async (path) => {
+    await end(await startServer(path, {}));
+    halfDone(path, { file: "/x" });
+    const bench = await startServer(path, {}, (engine) => {
+      engine.failures = [{ match: /^addDevice x/, code: "E_DEVICE_MISSING", message: "gone" }];
+    });
+    assert.deepEqual(bench.directory.changes, { changes: [], previous: null });
+    assert.deepEqual(bench.server.configuration, { version: 1, listen: [] });
+    await end(bench);
+  });
+});
+
+test("run-time changes that do not fit an edited file are dropped, and the file holds", async () => {
+  await withDirectory(async (path) => {
+    const first = await startServer(path, { devices: { d: { file: "/d" } } });
+    await first.server.change(
+      (raw) => ({ ...raw, subsystems: { s: { namespaces: [{ id: 1, device: "d" }] } } }),
+      plain,
+    );
+    await end(first);
+    const second = await startServer(path, {});
+    assert.ok(!second.engine.calls.some((call) => call.startsWith("addSubsystem")));
+    assert.deepEqual(second.directory.changes.changes, []);
+    await end(second);
+  });
+});
+
+test("identities stay when the configuration's order and the derivation's inputs change", async () => {
+  await withDirectory(async (path) => {
+    const first = await startServer(path, oneShare);
+    const { identities } = first.directory;
+    assert.equal(Object.keys(identities.namespaces).length, 1);
+    await end(first);
+    const second = await startServer(path, {
+      ...oneShare,
+      subsystems: { a: {}, ...(oneShare["subsystems"] as JsonObject) },
+    });
+    assert.deepEqual(second.directory.identities.namespaces, identities.namespaces);
+    assert.equal(second.directory.identities.server, identities.server);
+    assert.equal(second.directory.identities.serials[nqn("s")], identities.serials[nqn("s")]);
+    await end(second);
+  });
+});
+
+test("a host is admitted by the list, and by nothing else", () => {
+  const subsystem = {
+    name: "s",
+    nqn: "nqn.2026-11.x:s",
+    serial: "",
+    model: "",
+    firmware: "",
+    cntlidMin: 1,
+    cntlidMax: 2,
+    namespaces: [],
+  };
+  const state = (allowAnyHost: boolean, hosts: string[]) => ({
+    devices: [],
+    listeners: [],
+    referrals: [],
+    subsystems: [{ ...subsystem, allowAnyHost, hosts }],
+  });
+  const request = { subsystem: "nqn.2026-11.x:s", hostNqn: "nqn.2026-11.x:h" };
+  assert.equal(admit(state(true, []), request).allow, true);
+  assert.equal(admit(state(false, ["nqn.2026-11.x:h"]), request).allow, true);
+  assert.equal(admit(state(false, ["nqn.2026-11.x:H"]), request).allow, false);
+  assert.equal(admit(state(true, []), { ...request, subsystem: "nqn.2026-11.x:other" }).allow, false);
+});
+
+test("a Connect is answered at once, also while the server stops", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, oneShare);
+    const connect = {
+      type: "connect",
+      subsystem: nqn("s"),
+      hostNqn: "nqn.2026-11.x:h",
+      hostId: "",
+      peerAddress: "127.0.0.1",
+      peerPort: 1,
+    } as const;
+    bench.engine.emit({ ...connect, request: 1 });
+    await end(bench);
+    bench.engine.emit({ ...connect, request: 2 });
+    assert.deepEqual(
+      bench.engine.admissions.map(({ request, allow }) => [request, allow]),
+      [
+        [1, true],
+        [2, false],
+      ],
+    );
+  });
+});
+
+test("the discovery generation never starts below what hosts have seen", async () => {
+  await withDirectory(async (path) => {
+    const first = await DurableDirectory.open(path);
+    const start = await first.takeGeneration();
+    await first.reserveGeneration(start + 1000n);
+    await first.close();
+    const second = await DurableDirectory.open(path);
+    assert.ok((await second.takeGeneration()) > start + 1000n);
+    await second.close();
+  });
+});
+
+test("one directory has one server", async () => {
+  await withDirectory(async (path) => {
+    const first = await DurableDirectory.open(path);
+    await assert.rejects(
+      DurableDirectory.open(path),
+      (error: unknown) => error instanceof KeelError && error.code === "E_ALREADY_RUNNING",
+    );
+    await first.close();
+    await (await DurableDirectory.open(path)).close();
+  });
+});
+
+test("damaged state is refused by name and never overwritten", async () => {
+  const damages = [
+    "",
+    "{",
+    "[]",
+    '{"version":2}',
+    '{"version":1}',
+    '{"version":1,"server":"x","namespaces":{},"serials":{}}',
+    '{"version":1,"server":"0123456789abcdef0123456789abcdef","namespaces":{"a 1":{}},"serials":{}}',
+  ];
+  for (const text of damages) {
+    await withDirectory(async (path) => {
+      writeFileSync(join(path, "identity.json"), text);
+      await assert.rejects(
+        DurableDirectory.open(path),
+        (error: unknown) =>
+          error instanceof KeelError &&
+          error.code === "E_STATE_CORRUPT" &&
+          error.message.includes("identity.json"),
+      );
+      assert.equal(readFileSync(join(path, "identity.json"), "utf8"), text);
+    });
+  }
+});
+
+test("a directory that cannot be made is an error with its name", async () => {
+  await assert.rejects(
+    DurableDirectory.open("/proc/nothing/here"),
+    (error: unknown) => error instanceof KeelError && error.code === "E_STATE_DIRECTORY",
+  );
+});
+
+test("a wait ends at its deadline and hears how the work ended after all", async () => {
+  let finish: () => void = () => undefined;
+  const work = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
+  let hear: (succeeded: boolean) => void = () => undefined;
+  const heard = new Promise<boolean>((resolve) => {
+    hear = resolve;
+  });
+  await assert.rejects(
+    withDeadline(work, 5, "the work", (succeeded) => hear(succeeded)),
+    /the work took longer than/,
+  );
+  finish();
+  assert.equal(await heard, true);
+});

@@ -1,0 +1,100 @@
+// A recorder in the place of the engine: tests of the control plane look at the order of calls and make some of them
+// fail. What the engine really does is the protocol tests' business.
+
+import type { EngineEvent, EngineStatus, NativeEngine } from "../../dist/native/addon.js";
+
+export class FakeEngine implements NativeEngine {
+  readonly calls: string[] = [];
+  readonly admissions: { request: number; allow: boolean; reason: string }[] = [];
+  /** A call whose text matches fails with this error. */
+  failures: { match: RegExp; code: string; message: string }[] = [];
+  /** A call whose text matches never settles, until released. */
+  stuck: { match: RegExp; release: Promise<void> } | null = null;
+  emit: (event: EngineEvent) => void = () => undefined;
+
+  private async call(text: string): Promise<void> {
+    this.calls.push(text);
+    if (this.stuck?.match.test(text) === true) await this.stuck.release;
+    const failure = this.failures.find(({ match }) => match.test(text));
+    if (failure !== undefined) throw { code: failure.code, message: failure.message, errorNumber: 0 };
+  }
+
+  /** The calls since the last time this was asked. */
+  take(): string[] {
+    return this.calls.splice(0);
+  }
+
+  start(onEvent: (event: EngineEvent) => void): void {
+    this.emit = onEvent;
+    this.calls.push("start");
+  }
+  stop = (): Promise<void> => this.call("stop");
+  addDevice: NativeEngine["addDevice"] = async (spec) => {
+    await this.call(`addDevice ${spec.name} ${spec.kind} ${spec.sizeBytes}`);
+    return {
+      name: spec.name,
+      kind: spec.kind,
+      sizeBytes: spec.sizeBytes,
+      blockBytes: spec.blockBytes,
+      physicalBlockBytes: spec.blockBytes,
+      readOnly: spec.readOnly,
+      volatileCache: false,
+      canDeallocate: false,
+      canWriteZeroes: false,
+      rotational: false,
+      state: "ok",
+      reason: "",
+      inFlight: 0,
+      errors: 0,
+      completed: [],
+      bytes: [],
+      claimedBy: [],
+    };
+  };
+  removeDevice: NativeEngine["removeDevice"] = (name) => this.call(`removeDevice ${name}`);
+  resizeDevice: NativeEngine["resizeDevice"] = async (name, sizeBytes) => {
+    await this.call(`resizeDevice ${name} ${sizeBytes ?? "rescan"}`);
+    return sizeBytes ?? 0n;
+  };
+  addSubsystem: NativeEngine["addSubsystem"] = (spec) =>
+    this.call(`addSubsystem ${spec.nqn} ${spec.allowAnyHost ? "any" : spec.hosts.join(",")}`);
+  removeSubsystem: NativeEngine["removeSubsystem"] = (nqn) => this.call(`removeSubsystem ${nqn}`);
+  setHosts: NativeEngine["setHosts"] = (nqn, any, hosts) =>
+    this.call(`setHosts ${nqn} ${any ? "any" : hosts.join(",")}`);
+  addNamespace: NativeEngine["addNamespace"] = (nqn, spec) =>
+    this.call(`addNamespace ${nqn} ${spec.nsid} ${spec.device}`);
+  removeNamespace: NativeEngine["removeNamespace"] = (nqn, nsid) =>
+    this.call(`removeNamespace ${nqn} ${nsid}`);
+  setNamespaceReadOnly: NativeEngine["setNamespaceReadOnly"] = (nqn, nsid, readOnly) =>
+    this.call(`setNamespaceReadOnly ${nqn} ${nsid} ${readOnly}`);
+  addListener: NativeEngine["addListener"] = async (spec) => {
+    await this.call(`addListener ${spec.id}`);
+    return spec;
+  };
+  removeListener: NativeEngine["removeListener"] = (id) => this.call(`removeListener ${id}`);
+  setReferrals: NativeEngine["setReferrals"] = (referrals) => this.call(`setReferrals ${referrals.length}`);
+  setLoading: NativeEngine["setLoading"] = (loading) => this.call(`setLoading ${loading}`);
+  admit(request: number, allow: boolean, reason: string): void {
+    this.admissions.push({ request, allow, reason });
+  }
+  disconnectHost: NativeEngine["disconnectHost"] = async (host) => {
+    await this.call(`disconnectHost ${host}`);
+    return 1;
+  };
+  status: NativeEngine["status"] = async (): Promise<EngineStatus> => ({
+    version: "0",
+    devices: [],
+    subsystems: [],
+    controllers: [],
+    connections: [],
+    listeners: [],
+    discoveryGeneration: 1n,
+    dataPoolBytes: 0n,
+    dataPoolUsedBytes: 0n,
+    reactorCpuNs: 0,
+    reactorIterations: 0,
+    disconnects: {},
+    connectionsAccepted: 0,
+    connectionsRefused: 0,
+  });
+}

@@ -69,7 +69,9 @@ std::optional<std::string_view> raw_value(std::string_view text, std::string_vie
 }  // namespace
 
 bool keeper_name_valid(std::string_view name) {
-    return !name.empty() && name.size() <= keeper_name_bytes_max && name.find('\0') == std::string_view::npos;
+    return !name.empty() && name.size() <= keeper_name_bytes_max &&
+           name.find('\0') == std::string_view::npos &&
+           keeper_encode(name, ":").size() <= keeper_name_encoded_bytes_max;
 }
 
 std::string keeper_encode(std::string_view text, std::string_view also) {

@@ -62,6 +62,18 @@ Admission refusal(wire::Status status, bool dnr = true) {
     return admission;
 }
 
+// While the host has switched the volatile write cache off, what is written is on the medium when its command ends, as
+// if each of these commands said so.
+void force_unit_access_without_cache(const Controller& controller, wire::Sqe& sqe) {
+    const auto opcode = static_cast<wire::IoOpcode>(sqe.opcode);
+    const bool writes = opcode == wire::IoOpcode::write || opcode == wire::IoOpcode::write_zeroes ||
+                        opcode == wire::IoOpcode::copy;
+    static_assert(wire::io_cdw12::fua.mask == wire::copy_cdw12::fua.mask);
+    if (writes && !wire::feature_volatile_write_cache::wce.test(controller.features().volatile_write_cache)) {
+        sqe.cdw12 = sqe.cdw12 | wire::io_cdw12::fua.mask;
+    }
+}
+
 // A command that was stopped is no error of anybody's.
 bool worth_logging(wire::Status status) {
     return status != wire::status::abort_requested && status != wire::status::aborted_sq_deletion;
@@ -439,6 +451,7 @@ void QueuePair::execute(Command& command) {
     const bool io = record_.qid != 0 && controller_ != nullptr && !is_fabrics(command.sqe());
     if (io) {
         controller_->subsystem().io_started(reactor_.now());
+        force_unit_access_without_cache(*controller_, command.record->sqe);
     }
     if (command.abort_requested) {
         complete(command, wire::status::abort_requested);

@@ -1,0 +1,202 @@
+// Get and Set Features: each value, its default, what cannot be set [NVM Express Base 2.0 §5.15, §5.27].
+
+#include <doctest/doctest.h>
+
+#include "testing/scripted_host.h"
+
+using testing::number_at;
+using testing::ScriptedHost;
+using testing::TargetRig;
+
+namespace {
+
+struct PlainFeature {
+    std::uint8_t id;
+    std::uint32_t default_value;
+    std::uint32_t value;          // can be set
+    std::uint32_t wrong_value;    // cannot
+    std::uint32_t capabilities;
+};
+
+}  // namespace
+
+TEST_CASE("features: plain values are kept, defaults and saved values stay") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    const PlainFeature features[] = {
+        {0x01, 0, 0x04030207, 0x00000008, 4},          // arbitration
+        {0x05, 0, 0x00000010, 0x00010000, 6},          // error recovery; DULBE is not there
+        {0x06, 1, 0x00000000, 0x00000002, 4},          // volatile write cache
+        {0x0A, 0, 0x00000001, 0x00000002, 4},          // write atomicity
+        {0x0B, 0, 0x00000900, 0x00000400, 4},          // asynchronous events; telemetry is not there
+    };
+    for (const PlainFeature& feature : features) {
+        CAPTURE(feature.id);
+        CHECK(host.get_feature(feature.id).cqe.dw0.value() == feature.default_value);
+        CHECK(host.set_feature(feature.id, feature.value).status().ok());
+        CHECK(host.get_feature(feature.id).cqe.dw0.value() == feature.value);
+        CHECK(host.get_feature(feature.id, 1).cqe.dw0.value() == feature.default_value);
+        CHECK(host.get_feature(feature.id, 2).cqe.dw0.value() == feature.default_value);
+        CHECK(host.get_feature(feature.id, 3).cqe.dw0.value() == feature.capabilities);
+        CHECK(host.get_feature(feature.id, 4).status().value == 0x002);
+        CHECK(host.set_feature(feature.id, feature.wrong_value).status().value == 0x002);
+        CHECK(host.get_feature(feature.id).cqe.dw0.value() == feature.value);
+        CHECK(host.set_feature(feature.id, feature.value, 0, {}, true).status().value == 0x10D);
+    }
+    CHECK(host.set_feature(0x02, 0x00000060).status().ok());
+    CHECK(host.get_feature(0x02).cqe.dw0.value() == 0x60);
+    CHECK(host.set_feature(0x02, 0x00000001).status().value == 0x002);  // power state 1
+    CHECK(host.set_feature(0x19, 0).status().ok());
+    CHECK(host.set_feature(0x19, 1).status().value == 0x12B);
+}
+
+TEST_CASE("features: temperature thresholds over and under") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    constexpr std::uint32_t under = 1u << 20;
+    CHECK(host.get_feature(0x04).cqe.dw0.value() == 343);
+    CHECK(host.get_feature(0x04, 0, under).cqe.dw0.value() == 0);
+    CHECK(host.set_feature(0x04, 350).status().ok());
+    CHECK(host.set_feature(0x04, under | 260).status().ok());
+    CHECK(host.set_feature(0x04, (15u << 16) | 351).status().ok());
+    CHECK(host.get_feature(0x04).cqe.dw0.value() == 351);
+    CHECK(host.get_feature(0x04, 0, under).cqe.dw0.value() == 260);
+    CHECK(host.get_feature(0x04, 1, under).cqe.dw0.value() == 0);
+    CHECK(host.get_feature(0x04, 0, 1u << 16).status().value == 0x002);   // sensor 1
+    CHECK(host.set_feature(0x04, (2u << 20) | 300).status().value == 0x002);
+}
+
+TEST_CASE("features: the number of queues is granted once, before there are any") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    CHECK(host.get_feature(0x07).cqe.dw0.value() == 0x003F003F);
+    CHECK(host.set_feature(0x07, 0x0000FFFF).status().value == 0x002);
+    CHECK(host.set_feature(0x07, 0xFFFF0000).status().value == 0x002);
+    CHECK(host.set_feature(0x07, 0x00030007).cqe.dw0.value() == 0x00030007);
+    CHECK(host.set_feature(0x07, 0x01000100).cqe.dw0.value() == 0x003F003F);
+    CHECK(host.get_feature(0x07).cqe.dw0.value() == 0x003F003F);
+    transport::LoopConnection& queue = host.io(1);
+    CHECK(host.set_feature(0x07, 0).status().value == 0x00C);
+    queue.close();
+    rig.run();
+    CHECK(host.set_feature(0x07, 0).cqe.dw0.value() == 0);
+}
+
+TEST_CASE("features: the timestamp goes on from what was set") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    rig.advance(2 * base::second);
+    auto data = host.get_feature(0x0E, 0, 0, 0, 8).data;
+    REQUIRE(data.size() == 8);
+    CHECK(number_at(data, 0, 6) == 2000);
+    CHECK(number_at(data, 6, 1) == 0);  // origin: cleared by a reset
+    std::vector<std::byte> set(8);
+    set[5] = std::byte{0x01};
+    CHECK(host.set_feature(0x0E, 0, 0, set).status().ok());
+    rig.advance(1'500 * base::millisecond);
+    data = host.get_feature(0x0E, 0, 0, 0, 8).data;
+    CHECK(number_at(data, 0, 6) == (1ull << 40) + 1500);
+    CHECK(number_at(data, 6, 1) == 0x02);  // origin: Set Features
+    CHECK(host.get_feature(0x0E, 0, 0, 0, 4).status().value == 0x00F);
+    CHECK(host.get_feature(0x0E, 3).cqe.dw0.value() == 4);
+}
+
+TEST_CASE("features: host behavior support") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    std::vector<std::byte> behavior(512);
+    behavior[0] = std::byte{1};
+    CHECK(host.set_feature(0x16, 0, 0, behavior).status().ok());
+    const auto data = host.get_feature(0x16, 0, 0, 0, 512).data;
+    REQUIRE(data.size() == 512);
+    CHECK(number_at(data, 0, 4) == 1);
+    CHECK(number_at(host.get_feature(0x16, 1, 0, 0, 512).data, 0, 4) == 0);
+    behavior[0] = std::byte{2};
+    CHECK(host.set_feature(0x16, 0, 0, behavior).status().value == 0x002);
+    CHECK(host.set_feature(0x16, 0, 0, std::span(behavior).first(511)).status().value == 0x00F);
+}
+
+TEST_CASE("features: the host identifier comes from Connect and cannot be set") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    const auto completion = host.get_feature(0x81, 0, 1, 0, 16);
+    REQUIRE(completion.data.size() == 16);
+    CHECK(number_at(completion.data, 0, 8) == 0x5A5A5A5A5A5A5A5A);
+    CHECK(completion.cqe.dw0.value() == 1);
+    CHECK(host.get_feature(0x81, 0, 0, 0, 16).status().value == 0x002);
+    CHECK(host.get_feature(0x81, 3).cqe.dw0.value() == 0);
+    CHECK(host.set_feature(0x81, 1).status().value == 0x00C);
+}
+
+TEST_CASE("features: namespace write protection stops writes, is told and outlives the process") {
+    TargetRig rig;
+    rig.with_subsystem();
+    {
+        ScriptedHost host(rig);
+        host.bring_up();
+        transport::LoopConnection& queue = host.io(1);
+        CHECK(host.get_feature(0x84, 0, 0, 1).cqe.dw0.value() == 0);
+        CHECK(host.get_feature(0x84, 3, 0, 1).cqe.dw0.value() == 6);
+        CHECK(host.set_feature(0x84, 1, 1).status().ok());
+        CHECK(host.get_feature(0x84, 0, 0, 1).cqe.dw0.value() == 1);
+        CHECK(host.get_feature(0x84, 0, 0, 3).cqe.dw0.value() == 0);
+        const auto write =
+            host.send(queue, ScriptedHost::write_entry(1, 0, 1, 4096), testing::filled(4096, 1));
+        REQUIRE(write.has_value());
+        CHECK(write->status().value == 0x020);
+        CHECK(host.set_feature(0x84, 2, 1).status().value == 0x002);
+        CHECK(host.set_feature(0x84, 3, 1).status().value == 0x002);
+        CHECK(host.set_feature(0x84, 1, 2).status().value == 0x00B);
+        CHECK(host.set_feature(0x84, 1, 0).status().value == 0x00B);
+        CHECK(rig.count(nvme::TargetEventKind::write_protection_changed) == 1);
+        CHECK(rig.events.back().value == 1);
+    }
+    rig.stop();
+    rig.restart();
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    CHECK(host.get_feature(0x84, 0, 0, 1).cqe.dw0.value() == 1);
+    CHECK(host.set_feature(0x84, 0, 1).status().ok());
+    CHECK(host.get_feature(0x84, 0, 0, 1).cqe.dw0.value() == 0);
+}
+
+TEST_CASE("features: unknown ones are invalid, and namespaces are named only where they are meant") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    for (const int id : {0x00, 0x03, 0x08, 0x09, 0x0C, 0x0D, 0x10, 0x17, 0x7E, 0x80, 0x82, 0xC0}) {
+        CAPTURE(id);
+        CHECK(host.get_feature(static_cast<std::uint8_t>(id)).status().value == 0x002);
+        CHECK(host.set_feature(static_cast<std::uint8_t>(id), 0).status().value == 0x002);
+    }
+    CHECK(host.set_feature(0x01, 0, 1).status().value == 0x10F);
+    CHECK(host.set_feature(0x01, 0, 2).status().value == 0x00B);
+    CHECK(host.set_feature(0x01, 0, 0xFFFFFFFF).status().ok());
+    CHECK(host.get_feature(0x01, 0, 0, 1).status().ok());
+}
+
+TEST_CASE("features: a discovery controller has those of its kind") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig, {"nqn.2014-08.org.nvmexpress.discovery", testing::test_host, 1});
+    host.bring_up(30000);
+    CHECK(host.get_feature(0x0F).cqe.dw0.value() == 30000);
+    CHECK(host.set_feature(0x0B, 0x80000000).status().ok());
+    CHECK(host.set_feature(0x0B, 0x00000100).status().value == 0x002);
+    CHECK(host.get_feature(0x07).status().value == 0x002);
+    CHECK(host.get_feature(0x06).status().value == 0x002);
+}

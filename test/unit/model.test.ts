@@ -1,9 +1,13 @@
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { formatEndpoint, parseEndpoint } from "../../dist/model/endpoint.js";
 import { errorTable, formatError, isErrorCode, KeelError, toKeelError } from "../../dist/model/errors.js";
 import {
   bucketCount,
+  bucketsPerOctave,
   emptyHistogram,
   folded,
   quantileUs,
@@ -232,4 +236,29 @@ test("JSON for programs keeps large integers exact", () => {
   assert.equal(sameJson({ a: [1, { b: null }], c: "x" }, { c: "x", a: [1, { b: null }] }), true);
   assert.equal(sameJson({ a: 1 }, { a: 1, b: null }), false);
   assert.equal(sameJson([1, 2], [2, 1]), false);
+});
+
+test("every error code that the native side can give has a row in the table", () => {
+  const native = fileURLToPath(new URL("../../native/", import.meta.url));
+  const files = readdirSync(native, { recursive: true, encoding: "utf8" }).filter((name) =>
+    /\.(cc|h)$/.test(name),
+  );
+  const codes = new Set(
+    files
+      .filter((name) => !/_test\.cc$/.test(name))
+      .flatMap((name) => [...readFileSync(join(native, name), "utf8").matchAll(/"(E_[A-Z_]+)"/g)])
+      .map((match) => match[1] ?? ""),
+  );
+  assert.ok(codes.has("E_BUSY"));
+  assert.deepEqual(
+    [...codes].filter((code) => !isErrorCode(code)),
+    [],
+  );
+});
+
+test("the histogram has the shape of the native side's", () => {
+  const header = readFileSync(new URL("../../native/nvme/latency.h", import.meta.url), "utf8");
+  const constant = (name: string): number => Number(new RegExp(`\\b${name} = (\\d+)`).exec(header)?.[1]);
+  assert.equal(bucketsPerOctave, constant("buckets_per_octave"));
+  assert.equal(bucketCount, constant("buckets_per_octave") * constant("octaves"));
 });

@@ -239,15 +239,18 @@ test("a stream that cannot be followed is answered once and closed", async () =>
 
 test("random bytes never stop the server from answering others", async () => {
   const random = makeRandom();
-  await withServer(async (path) => {
-    for (let round = 0; round < 50; round += 1) {
-      const bytes = Buffer.from(Array.from({ length: 1 + random.below(2000) }, () => random.below(256)));
-      await exchange(path, bytes, 1);
-    }
-    const client = new Client(path);
-    assert.equal(await client.call("echo", { value: "alive" }), "alive", `seed ${random.seed}`);
-    client.close();
-  });
+  await withServer(
+    async (path) => {
+      for (let round = 0; round < 50; round += 1) {
+        const bytes = Buffer.from(Array.from({ length: 1 + random.below(2000) }, () => random.below(256)));
+        await exchange(path, bytes, 1);
+      }
+      const client = new Client(path);
+      assert.equal(await client.call("echo", { value: "alive" }), "alive", `seed ${random.seed}`);
+      client.close();
+    },
+    { unfinishedMs: 20, unreadMs: 10_000 },
+  );
 });
 
 async function until(condition: () => boolean, what: string): Promise<void> {

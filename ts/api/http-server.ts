@@ -106,7 +106,7 @@ function refused(endpoint: Endpoint, error: NodeJS.ErrnoException): KeelError {
     return new KeelError("E_PORT_IN_USE", `cannot listen on ${text} for HTTP`, { path: "http.listen" });
   if (error.code === "EADDRNOTAVAIL")
     return new KeelError("E_ADDRESS", `no interface has the address of ${text}`, { path: "http.listen" });
-  return new KeelError("E_PERMISSION", `cannot listen on ${text} for HTTP (${error.code ?? error.message})`, {
+  return new KeelError("E_DENIED", `cannot listen on ${text} for HTTP (${error.code ?? error.message})`, {
     path: "http.listen",
   });
 }

@@ -45,7 +45,7 @@ async function deviceFor(
 ): Promise<JsonObject> {
   const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return null;
-    throw new KeelError("E_PERMISSION", `cannot look at ${path} (${error.code ?? error.message})`, { path });
+    throw new KeelError("E_DENIED", `cannot look at ${path} (${error.code ?? error.message})`, { path });
   });
   const device: JsonObject = {};
   if (found?.isBlockDevice() === true) {

@@ -207,7 +207,7 @@ function refused(path: string, thrown: unknown): KeelError {
   const { code } = thrown as NodeJS.ErrnoException;
   if (code === "EADDRINUSE")
     return new KeelError("E_ALREADY_RUNNING", `another server listens on ${path}`, { path });
-  return new KeelError("E_PERMISSION", `cannot make the control socket ${path} (${code ?? String(thrown)})`, {
+  return new KeelError("E_DENIED", `cannot make the control socket ${path} (${code ?? String(thrown)})`, {
     path,
     fix: "run as root, or name another place: keel serve --socket PATH",
   });

@@ -172,7 +172,7 @@ export class Server {
   /** One change at a time; whoever comes later waits for whoever came first. */
   private inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
     const next = this.queue.then(() => {
-      if (this.stopping) throw new KeelError("E_STOPPING", "the server is stopping");
+      if (this.stopping) throw new KeelError("E_STOPPED", "the server is stopping");
       return work();
     });
     this.queue = next.catch(() => undefined);

@@ -96,7 +96,7 @@ export const errorTable = {
     fix: "ip address shows this machine's addresses; 0.0.0.0 or [::] listens on all of them",
     exit: 1,
   },
-  E_PERMISSION: {
+  E_DENIED: {
     text: "the operating system did not allow it",
     cause: "the user that the server runs as has no right to the file, the device or the port",
     fix: "run as root, or give the user the right",
@@ -139,7 +139,7 @@ export const errorTable = {
     fix: "raise it under limits: and restart, or remove something",
     exit: 1,
   },
-  E_MEMORY: {
+  E_NO_MEMORY: {
     text: "not enough memory",
     cause: "the machine, the cgroup or RLIMIT_MEMLOCK does not give what was asked for",
     fix: "lower limits.memory or the size of ram devices; ulimit -l shows the limit on locked memory",
@@ -211,7 +211,7 @@ export const errorTable = {
     fix: "rpc_get_methods lists the methods",
     exit: 2,
   },
-  E_STOPPING: {
+  E_STOPPED: {
     text: "the server is stopping",
     cause: "it was told to stop and takes no further changes",
     fix: "repeat the command when it runs again",
@@ -281,7 +281,7 @@ export function toKeelError(thrown: unknown): KeelError {
   const text = typeof message === "string" ? message : String(thrown);
   if (isErrorCode(code)) return new KeelError(code, text);
   if (code === "ENOSPC" || code === "EDQUOT") return new KeelError("E_NO_SPACE", text);
-  if (code === "EACCES" || code === "EPERM") return new KeelError("E_PERMISSION", text);
+  if (code === "EACCES" || code === "EPERM") return new KeelError("E_DENIED", text);
   return new KeelError("E_INTERNAL", text);
 }
 

@@ -172,7 +172,7 @@ int Keeper::run() {
             // A stopped machine or keeper: silence meanwhile says nothing about the servers.
             for (Child* child : {active_.get(), standby_.get()}) {
                 for (std::size_t i = 0; child != nullptr && i < child->sources.size(); ++i) {
-                    child->sources[i].last += now - expected;
+                    child->sources[i].last = now;
                 }
             }
         }

@@ -331,6 +331,19 @@ TEST_CASE("connections may end while their pairs wait") {
     // The host's destructor ends all connections and checks that nothing is left.
 }
 
+TEST_CASE("while the write of a pair is under way its record says that the comparison was true") {
+    IoHost host;
+    host.add_above(1, slow(20'000, 50'000));
+    IoQueue& queue = host.connect();
+    const Pair pair = send_pair(queue, 0, std::vector<std::byte>(512), bytes_of(512, 1));
+    const nvme::Command& second = *queue.queue->find(pair.second);
+    CHECK(second.record->progress == 0);
+    REQUIRE(host.rig.run_until([&] { return second.record->progress != 0; }));
+    CHECK(second.record->progress == 1);
+    CHECK_FALSE(queue.answered(pair.first));
+    CHECK(wait(host, queue, pair) == both_succeed);
+}
+
 // --- after a restart ---------------------------------------------------------------------------------------
 
 namespace {

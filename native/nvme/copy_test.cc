@@ -158,6 +158,22 @@ TEST_CASE("copy tells which source could not be read, and has written nothing th
     CHECK(content(host, queue, 1000, 8) == std::vector<std::byte>(8 * 512));
 }
 
+TEST_CASE("while a copy writes its record says that everything was read") {
+    IoHost host;
+    block::DeviceSpec spec;
+    spec.kind = "delay";
+    spec.read_delay_us = 20'000;
+    spec.write_delay_us = 50'000;
+    host.add_above(1, spec);
+    IoQueue& queue = host.connect();
+    const std::uint16_t cid = queue.send(copy_to(8, 1), list_of({{0, 4}}));
+    const nvme::Command& command = *queue.queue->find(cid);
+    CHECK(command.record->progress == 0);
+    REQUIRE(host.rig.run_until([&] { return command.record->progress != 0; }));
+    CHECK_FALSE(queue.answered(cid));
+    CHECK(host.wait(queue, cid).status == status::success);
+}
+
 TEST_CASE("a copy that had read everything before a restart only writes") {
     for (const bool staged : {false, true}) {
         INFO("staged ", staged);

@@ -6,6 +6,7 @@
 #include "binding/engine_object.h"
 #include "binding/load.h"
 #include "binding/probe.h"
+#include "binding/process.h"
 
 namespace {
 
@@ -19,6 +20,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
                 }));
     exports.Set("runLoad", Napi::Function::New(env, binding::run_load));
     exports.Set("probe", Napi::Function::New(env, binding::probe));
+    exports.Set("replaceProcess", Napi::Function::New(env, binding::replace_process));
     return exports;
 }
 

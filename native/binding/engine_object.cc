@@ -16,6 +16,7 @@ transport::TcpOptions::DigestPolicy digests_of(const std::string& text) {
 
 engine::Options options_of(const Napi::Object& object) {
     engine::Options options;
+    options.use_keeper = flag_of(object, "useKeeper");
     options.arena_descriptor = descriptor_of(object, "arenaDescriptor");
     options.data_descriptor = descriptor_of(object, "dataDescriptor");
     options.data_pool_bytes = wide_of(object, "dataPoolBytes");
@@ -132,6 +133,14 @@ Napi::Function EngineObject::define(Napi::Env env) {
                            InstanceMethod<&EngineObject::admit>("admit"),
                            InstanceMethod<&EngineObject::disconnect_host>("disconnectHost"),
                            InstanceMethod<&EngineObject::status>("status"),
+                           InstanceMethod<&EngineObject::is_standby>("isStandby"),
+                           InstanceMethod<&EngineObject::take_over>("takeOver"),
+                           InstanceMethod<&EngineObject::adopt>("adopt"),
+                           InstanceMethod<&EngineObject::keeper_info>("keeperInfo"),
+                           InstanceMethod<&EngineObject::request_restart>("requestRestart"),
+                           InstanceMethod<&EngineObject::alive>("alive"),
+                           InstanceMethod<&EngineObject::restarts>("restarts"),
+                           InstanceMethod<&EngineObject::last_pdus>("lastPdus"),
                        });
 }
 
@@ -302,7 +311,7 @@ Napi::Value EngineObject::set_namespace_read_only(Call info) {
 Napi::Value EngineObject::add_listener(Call info) {
     return on_reactor(info, [spec = listener_spec_of(object_argument(info, 0))](
                                 engine::Engine& engine, const Settlement& settlement) {
-        auto added = engine.transport().add_listener(spec);
+        auto added = engine.add_listener(spec);
         if (!added) {
             settlement.reject(added.error());
             return;
@@ -315,7 +324,7 @@ Napi::Value EngineObject::add_listener(Call info) {
 Napi::Value EngineObject::remove_listener(Call info) {
     return on_reactor(info,
                       [id = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
-                          settlement.settle(engine.transport().remove_listener(id));
+                          settlement.settle(engine.remove_listener(id));
                       });
 }
 
@@ -371,6 +380,76 @@ Napi::Value EngineObject::status(Call info) {
     return on_reactor(info, [](engine::Engine& engine, const Settlement& settlement) {
         auto status = std::make_shared<engine::Status>(engine.status());
         settlement.resolve([status](Napi::Env env) { return status_value(env, *status); });
+    });
+}
+
+Napi::Value EngineObject::is_standby(Call info) {
+    return Napi::Boolean::New(info.Env(), engine_ && engine_->standby());
+}
+
+Napi::Value EngineObject::take_over(Call info) {
+    return on_reactor(info, [](engine::Engine& engine, const Settlement& settlement) {
+        engine.take_over([settlement](const engine::Takeover& takeover) {
+            settlement.resolve([takeover](Napi::Env env) { return takeover_value(env, takeover); });
+        });
+    });
+}
+
+Napi::Value EngineObject::adopt(Call info) {
+    using InFlight = transport::TcpConnection::InFlight;
+    const InFlight policy = text_argument(info, 0) == "abort" ? InFlight::abort : InFlight::replay;
+    return on_reactor(info, [policy](engine::Engine& engine, const Settlement& settlement) {
+        const engine::Adoption adoption = engine.adopt(policy);
+        settlement.resolve([adoption](Napi::Env env) { return adoption_value(env, adoption); });
+    });
+}
+
+Napi::Value EngineObject::keeper_info(Call info) {
+    return on_reactor(info, [](engine::Engine& engine, const Settlement& settlement) {
+        if (engine.keeper() == nullptr) {
+            settlement.resolve([](Napi::Env env) { return env.Null(); });
+            return;
+        }
+        engine.keeper()->ask_info([settlement](const engine::KeeperInfo& answer) {
+            settlement.resolve([answer](Napi::Env env) { return keeper_value(env, answer); });
+        });
+    });
+}
+
+Napi::Value EngineObject::request_restart(Call info) {
+    return on_reactor(
+        info, [reason = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
+            if (engine.keeper() == nullptr || !engine.keeper()->client().restart(reason)) {
+                settlement.reject(
+                    base::Error{"E_NO_KEEPER", "there is no keeper that could restart this server"});
+                return;
+            }
+            settlement.resolve();
+        });
+}
+
+Napi::Value EngineObject::alive(Call info) {
+    if (running_) {
+        engine_->post([engine = engine_.get()] {
+            if (engine->keeper() != nullptr) {
+                engine->keeper()->client().alive_main();
+            }
+        });
+    }
+    return info.Env().Undefined();
+}
+
+Napi::Value EngineObject::restarts(Call info) {
+    return on_reactor(info, [](engine::Engine& engine, const Settlement& settlement) {
+        auto area = std::make_shared<engine::RestartArea>(engine.restart_area());
+        settlement.resolve([area](Napi::Env env) { return restarts_value(env, *area); });
+    });
+}
+
+Napi::Value EngineObject::last_pdus(Call info) {
+    return on_reactor(info, [](engine::Engine& engine, const Settlement& settlement) {
+        auto last = std::make_shared<std::vector<engine::LastPdus>>(engine.last_pdus());
+        settlement.resolve([last](Napi::Env env) { return last_pdus_value(env, *last); });
     });
 }
 

@@ -37,6 +37,14 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value admit(Call info);
     Napi::Value disconnect_host(Call info);
     Napi::Value status(Call info);
+    Napi::Value is_standby(Call info);
+    Napi::Value take_over(Call info);
+    Napi::Value adopt(Call info);
+    Napi::Value keeper_info(Call info);
+    Napi::Value request_restart(Call info);
+    Napi::Value alive(Call info);
+    Napi::Value restarts(Call info);
+    Napi::Value last_pdus(Call info);
 
     // Runs `work` on the reactor's thread with a promise to settle; rejects at once if the engine does not
     // run.

@@ -181,6 +181,123 @@ Napi::Value status_value(Napi::Env env, const engine::Status& status) {
     return object;
 }
 
+Napi::Value takeover_value(Napi::Env env, const engine::Takeover& takeover) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("kept", Napi::Boolean::New(env, takeover.kept));
+    object.Set("carried", Napi::Boolean::New(env, takeover.carried));
+    object.Set("reason", takeover.go.reason);
+    object.Set("exit", takeover.go.exit);
+    object.Set("previousPid", number(env, takeover.go.previous_pid));
+    object.Set("restarts", number(env, takeover.go.restarts));
+    return object;
+}
+
+Napi::Value adoption_value(Napi::Env env, const engine::Adoption& adoption) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("carriedArena", Napi::Boolean::New(env, adoption.carried_arena));
+    object.Set("carried", number(env, adoption.carried));
+    object.Set("begun", number(env, adoption.begun));
+    object.Set("executed", number(env, adoption.executed));
+    object.Set("refused", array_of(env, adoption.refused));
+    return object;
+}
+
+namespace {
+
+Napi::Value restart_value(Napi::Env env, const engine::RestartRecord& record) {
+    const auto part = [&](std::uint64_t from, std::uint64_t to) {
+        return Napi::Number::New(env, from != 0 && to > from ? static_cast<double>(to - from) / 1e6 : 0);
+    };
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("number", number(env, record.number));
+    object.Set("timeMs", number(env, record.time_ms));
+    object.Set("reason", record.reason);
+    object.Set("exit", record.exit);
+    object.Set("previousPid", number(env, record.previous_pid));
+    object.Set("pauseMs", part(record.died_ns, record.served_ns));
+    object.Set("startMs", part(record.died_ns, record.go_ns));
+    object.Set("configureMs", part(record.go_ns, record.configured_ns));
+    object.Set("adoptMs", part(record.configured_ns, record.served_ns));
+    object.Set("carried", number(env, record.carried));
+    object.Set("begun", number(env, record.begun));
+    object.Set("refused", number(env, record.refused));
+    object.Set("executed", number(env, record.executed));
+    return object;
+}
+
+Napi::Value pdu_value(Napi::Env env, const transport::FlightEntry& entry) {
+    const char* type = wire::name_of(static_cast<wire::PduType>(entry.type));
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("timeNs", big(env, entry.time_ns));
+    object.Set("type", type != nullptr ? type : "unknown");
+    object.Set("cid", number(env, entry.cid));
+    object.Set("opcode", number(env, entry.opcode));
+    object.Set("bytes", number(env, entry.pdu_bytes));
+    object.Set("streamOffset", big(env, entry.stream_offset));
+    object.Set("detail", number(env, entry.detail));
+    return object;
+}
+
+Napi::Value last_pdus_of_one(Napi::Env env, const engine::LastPdus& last) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("connection", number(env, last.connection));
+    object.Set("hostNqn", last.host_nqn);
+    object.Set("qid", number(env, last.qid));
+    object.Set("received", big(env, last.received));
+    object.Set("sent", big(env, last.sent));
+    object.Set("commandsInFlight", number(env, last.commands_in_flight));
+    object.Set("pdus", list_of(env, last.pdus, pdu_value));
+    return object;
+}
+
+}  // namespace
+
+Napi::Value restarts_value(Napi::Env env, const engine::RestartArea& area) {
+    const engine::RestartTotals& totals = area.totals;
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("restarts", number(env, totals.restarts));
+    object.Set("crash", number(env, totals.crash));
+    object.Set("watchdog", number(env, totals.watchdog));
+    object.Set("upgrade", number(env, totals.upgrade));
+    object.Set("other", number(env, totals.other));
+    object.Set("carried", number(env, totals.carried));
+    object.Set("refused", number(env, totals.refused));
+    object.Set("executed", number(env, totals.executed));
+    object.Set("pauseSumNs", number(env, totals.pause_sum_ns));
+    Napi::Array counts = Napi::Array::New(env, engine::RestartTotals::pause_buckets);
+    for (std::uint32_t bucket = 0; bucket < engine::RestartTotals::pause_buckets; ++bucket) {
+        counts.Set(bucket, number(env, totals.pause_counts[bucket]));
+    }
+    object.Set("pauseCounts", counts);
+    object.Set("last", list_of(env, engine::restarts_of(area), restart_value));
+    return object;
+}
+
+Napi::Value last_pdus_value(Napi::Env env, const std::vector<engine::LastPdus>& connections) {
+    return list_of(env, connections, last_pdus_of_one);
+}
+
+Napi::Value keeper_value(Napi::Env env, const engine::KeeperInfo& info) {
+    if (info.pid == 0) {
+        return env.Null();
+    }
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("pid", number(env, info.pid));
+    object.Set("sinceMs", number(env, info.since_ms));
+    object.Set("keeperStarts", number(env, info.keeper_starts));
+    object.Set("restarts", number(env, info.restarts));
+    object.Set("lastReason", info.last_reason);
+    object.Set("memoryFiles", number(env, info.memory));
+    object.Set("listeners", number(env, info.listeners));
+    object.Set("connections", number(env, info.connections));
+    object.Set("accepted", number(env, info.accepted));
+    object.Set("refused", number(env, info.refused));
+    object.Set("standby", info.standby);
+    object.Set("standbyPid", number(env, info.standby_pid));
+    object.Set("systemd", Napi::Boolean::New(env, info.systemd));
+    return object;
+}
+
 Napi::Value event_value(Napi::Env env, const engine::Event& event) {
     using Kind = engine::Event::Kind;
     Napi::Object object = Napi::Object::New(env);
@@ -216,6 +333,10 @@ Napi::Value event_value(Napi::Env env, const engine::Event& event) {
             object.Set("type", "device");
             object.Set("device", event.device);
             object.Set("state", event.state);
+            object.Set("reason", event.reason);
+            break;
+        case Kind::restart_failed:
+            object.Set("type", "restart-failed");
             object.Set("reason", event.reason);
             break;
     }

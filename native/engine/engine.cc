@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/crash_point.h"
+#include "engine/version.h"
 #include "nvme/controller.h"
 
 namespace engine {
@@ -24,7 +25,8 @@ enum Region : std::size_t {
     controllers,
     subsystems,
     namespaces,
-    memories
+    memories,
+    restarts,
 };
 
 constexpr std::uint32_t nvme_records_version = 1;
@@ -41,6 +43,7 @@ std::vector<durable::RegionSpec> regions_for(const Options& options) {
         {"subsystems", sizeof(nvme::SubsystemRecord), limits::subsystems_max, nvme_records_version},
         {"namespaces", sizeof(nvme::NamespaceRecord), namespace_records, nvme_records_version},
         {"memories", sizeof(MemoryRecord), limits::devices_max, 1},
+        {"restarts", sizeof(RestartArea), 1, 1},
     };
 }
 
@@ -53,6 +56,8 @@ constexpr base::Nanoseconds quarantine_poll = 2 * base::millisecond;
 constexpr base::Nanoseconds forget_poll = 5 * base::millisecond;
 constexpr base::Nanoseconds device_watch_period = 1 * base::second;
 constexpr std::size_t admissions_max = 4096;
+constexpr const char* arena_name = "arena";
+constexpr const char* data_name = "data";
 
 }  // namespace
 
@@ -74,20 +79,33 @@ Engine::DeviceWatch::DeviceWatch(Engine& owner)
       engine(owner) {}
 
 base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options) {
-    auto arena = durable::Arena::open(options.arena_descriptor, regions_for(options));
+    std::unique_ptr<KeeperLink> keeper;
+    if (options.use_keeper) {
+        auto link = KeeperLink::open(version);
+        if (!link) {
+            return link.error();
+        }
+        keeper = link.take();
+    }
+    auto arena = durable::Arena::open(keeper ? keeper->memory(arena_name) : options.arena_descriptor,
+                                      regions_for(options));
     if (!arena) {
         return arena.error();
     }
     durable::Arena opened = arena.take();
-    auto data = durable::MemoryFile::open(options.data_descriptor, "keel-data", options.data_pool_bytes,
-                                          options.data_pool_bytes);
+    const bool other_layout = opened.content() == durable::Arena::Content::other_layout;
+    if (other_layout) {
+        // A predecessor may still be using it: this version begins with an arena of its own.
+        auto fresh = durable::Arena::open(-1, regions_for(options));
+        if (!fresh) {
+            return fresh.error();
+        }
+        opened = fresh.take();
+    }
+    auto data = durable::MemoryFile::open(keeper ? keeper->memory(data_name) : options.data_descriptor,
+                                          "keel-data", options.data_pool_bytes, options.data_pool_bytes);
     if (!data) {
         return data.error();
-    }
-    if (opened.content() == durable::Arena::Content::other_layout) {
-        if (auto reset = opened.reset(); !reset) {
-            return reset.error();
-        }
     }
     auto kernel = reactor::UringKernel::make();
     if (!kernel) {
@@ -95,17 +113,21 @@ base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options) {
     }
     durable::MemoryFile memory = data.take();
     kernel.value()->register_memory(memory.memory());
-    std::unique_ptr<Engine> engine(new Engine(options, std::move(opened), std::move(memory), kernel.take()));
+    std::unique_ptr<Engine> engine(new Engine(options, std::move(opened), std::move(memory), kernel.take(),
+                                              std::move(keeper), other_layout));
     engine->build();
     return engine;
 }
 
 Engine::Engine(const Options& options, durable::Arena arena, durable::MemoryFile data,
-               std::unique_ptr<reactor::UringKernel> kernel)
+               std::unique_ptr<reactor::UringKernel> kernel, std::unique_ptr<KeeperLink> keeper,
+               bool other_layout)
     : options_(options),
       arena_(std::move(arena)),
       data_(std::move(data)),
       kernel_(std::move(kernel)),
+      keeper_(std::move(keeper)),
+      other_layout_(other_layout),
       reactor_(*kernel_) {}
 
 void Engine::build() {
@@ -197,9 +219,28 @@ void Engine::start(EventSink sink) {
 
 void Engine::run() {
     pthread_setname_np(pthread_self(), "keel-reactor");
-    ++arena_.header().boots;
-    arena_.header().server_pid = static_cast<std::uint64_t>(getpid());
-    arena_.header().started_monotonic_ns = base::monotonic_now();
+    if (keeper_) {
+        keeper_->on_go = [this](const KeeperGo& told) { go(told); };
+        keeper_->on_restart_failed = [this](const std::string& reason) {
+            if (sink_) {
+                Event event;
+                event.kind = Event::Kind::restart_failed;
+                event.reason = reason;
+                sink_(std::move(event));
+            }
+        };
+        keeper_->on_lost = [this] {
+            log("error", "keeper", "the keeper is gone: this process must not die now");
+        };
+        keeper_->attach(reactor_, *memories_);
+        if (keeper_->standby()) {
+            keeper_->client().standby();
+        }
+    } else {
+        KeeperGo alone;
+        alone.reason = "start";
+        go(alone);
+    }
     device_watch_->start_after(device_watch_period);
     reactor_.run();
     if (auto stopped = std::exchange(stopped_, nullptr)) {
@@ -207,10 +248,70 @@ void Engine::run() {
     }
 }
 
+// This process serves from here on; what it allocated is stored before anything depends on it.
+void Engine::go(const KeeperGo& told) {
+    go_ = told;
+    going_ = true;
+    go_at_ = base::monotonic_now();
+    if (keeper_) {
+        if (keeper_->memory(arena_name) < 0 || other_layout_) {
+            keeper_->client().store_memory(arena_name, arena_.descriptor(), true);
+        }
+        if (keeper_->memory(data_name) < 0) {
+            keeper_->client().store_memory(data_name, data_.descriptor(), true);
+        }
+    }
+    durable::Arena::Header& header = arena_.header();
+    ++header.boots;
+    header.server_pid = static_cast<std::uint64_t>(getpid());
+    header.started_monotonic_ns = go_at_;
+    if (taken_) {
+        take_over(std::exchange(taken_, nullptr));
+    }
+}
+
+void Engine::take_over(std::function<void(const Takeover&)> taken) {
+    if (!going_) {
+        taken_ = std::move(taken);
+        return;
+    }
+    Takeover takeover;
+    takeover.kept = keeper_ != nullptr && keeper_->client().connected();
+    takeover.carried = arena_.content() == durable::Arena::Content::carried && !other_layout_;
+    takeover.go = go_;
+    taken(takeover);
+}
+
+base::Result<transport::ListenerStatus> Engine::add_listener(transport::ListenerSpec spec) {
+    if (keeper_) {
+        spec.kept = true;
+        spec.descriptor = keeper_->listener(spec.id);
+    }
+    auto added = transport_->add_listener(spec);
+    if (added && keeper_) {
+        keeper_->client().store_listener(spec.id, transport_->listener_socket(spec.id));
+    }
+    return added;
+}
+
+base::Result<void> Engine::remove_listener(const std::string& id) {
+    auto removed = transport_->remove_listener(id);
+    if (removed && keeper_) {
+        keeper_->client().forget_listener(id);
+    }
+    return removed;
+}
+
 void Engine::stop(std::function<void()> stopped) {
     post([this, stopped = std::move(stopped)]() mutable {
         stopped_ = std::move(stopped);
         device_watch_->stop();
+        if (keeper_) {
+            keeper_->client().stopping();
+            keeper_->on_connection = [](const KeeperLink::Connection& connection) {
+                close(connection.socket);
+            };
+        }
         for (auto& [request, answer] : std::exchange(admissions_, {})) {
             answer(false, "the server stops");
         }
@@ -229,7 +330,7 @@ void Engine::close_devices() {
     if (devices_.empty()) {
         forgetting_->stop();
         quarantine_->stop();
-        reactor_.stop();
+        finish_stop();
         return;
     }
     devices_.back()->close([this] {
@@ -238,6 +339,14 @@ void Engine::close_devices() {
             close_devices();
         });
     });
+}
+
+void Engine::finish_stop() {
+    if (!keeper_) {
+        reactor_.stop();
+        return;
+    }
+    keeper_->stop([this] { reactor_.stop(); });
 }
 
 void Engine::join() {
@@ -499,9 +608,61 @@ void Engine::check_quarantine() {
     }
 }
 
+// Copies what the flight recorders hold, before the connections go on and write to them.
+void Engine::remember_last_pdus() {
+    for (std::uint32_t slot = 0; slot < options_.connections_max; ++slot) {
+        const auto& record = arena_.slot<transport::ConnectionRecord>(Region::connections, slot);
+        if (record.state != transport::ConnectionState::open) {
+            continue;
+        }
+        LastPdus last;
+        last.connection = record.id;
+        last.qid = record.queue.qid;
+        last.received = record.receive.current().consumed;
+        if (record.transmit_tail != 0 && record.transmit_slots != 0) {
+            const auto* entries = &arena_.slot<transport::TransmitEntry>(Region::transmit, slot);
+            last.sent = entries[(record.transmit_tail - 1) & (record.transmit_slots - 1)].end();
+        }
+        if (record.queue.controller != 0 && record.queue.controller <= options_.controllers_max) {
+            const auto& controller =
+                arena_.slot<nvme::ControllerRecord>(Region::controllers, record.queue.controller - 1);
+            last.host_nqn.assign(controller.host_nqn,
+                                 strnlen(controller.host_nqn, sizeof controller.host_nqn));
+        }
+        const auto* commands = &arena_.slot<nvme::CommandRecord>(Region::commands, slot);
+        const std::uint32_t used =
+            std::min<std::uint32_t>(record.queue.entries * 2u, limits::command_slots_max);
+        for (std::uint32_t index = 0; index < used; ++index) {
+            last.commands_in_flight += commands[index].state != nvme::CommandState::free ? 1 : 0;
+        }
+        const std::uint64_t count = std::min<std::uint64_t>(record.flight_count, transport::flight_entries);
+        for (std::uint64_t back = count; back != 0; --back) {
+            last.pdus.push_back(record.flight[(record.flight_count - back) % transport::flight_entries]);
+        }
+        last_pdus_.push_back(std::move(last));
+    }
+}
+
 Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
+    const base::Nanoseconds configured_at = base::monotonic_now();
     Adoption adoption;
     adoption.carried_arena = arena_.content() == durable::Arena::Content::carried;
+    if (keeper_) {
+        for (const KeeperLink::Connection& connection : keeper_->take_connections()) {
+            offers_.push_back(
+                {connection.socket, connection.id, transport_->is_discovery_listener(connection.listener)});
+        }
+        keeper_->on_connection = [this](const KeeperLink::Connection& connection) {
+            transport_->take(connection.socket, connection.id,
+                             transport_->is_discovery_listener(connection.listener));
+        };
+        transport_->closed = [this](std::uint64_t id, const std::string&) {
+            keeper_->client().forget_connection(id);
+        };
+    }
+    if (adoption.carried_arena) {
+        remember_last_pdus();
+    }
     target_->adopt_controllers();
     std::vector<Offer> unread;
     for (const Offer& offer : std::exchange(offers_, {})) {
@@ -522,6 +683,25 @@ Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
     }
     target_->drop_orphans();
     adoption.executed = transport_->execute_adopted(policy);
+    if (keeper_) {
+        keeper_->client().ready();
+    }
+    if (go_.previous_pid != 0) {
+        RestartRecord record{};
+        record.time_ms = base::realtime_now_ms();
+        record.died_ns = go_.died_ns;
+        record.go_ns = go_at_;
+        record.configured_ns = configured_at;
+        record.served_ns = base::monotonic_now();
+        record.previous_pid = go_.previous_pid;
+        record.carried = adoption.carried;
+        record.begun = adoption.begun;
+        record.refused = static_cast<std::uint32_t>(adoption.refused.size());
+        record.executed = adoption.executed;
+        go_.reason.copy(record.reason, sizeof record.reason - 1);
+        go_.exit.copy(record.exit, sizeof record.exit - 1);
+        remember(arena_.slot<RestartArea>(Region::restarts, 0), record);
+    }
     return adoption;
 }
 

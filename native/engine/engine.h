@@ -19,8 +19,10 @@
 #include "block/device.h"
 #include "block/spec.h"
 #include "durable/arena.h"
+#include "engine/keeper_link.h"
 #include "engine/memories.h"
 #include "engine/options.h"
+#include "engine/restart_history.h"
 #include "nvme/target.h"
 #include "reactor/buffer_pool.h"
 #include "reactor/reactor.h"
@@ -36,7 +38,8 @@ struct Event {
         log,
         controller,
         discovery_generation,
-        device
+        device,
+        restart_failed,
     } kind = Kind::log;
     std::uint32_t request = 0;        // connect
     std::string subsystem, host_nqn;  // connect, controller
@@ -97,6 +100,23 @@ struct Adoption {
     std::vector<std::string> refused;  // one line per connection that could not go on
 };
 
+// This process is to serve now.
+struct Takeover {
+    bool kept = false;     // there is a keeper: the process may die at any moment
+    bool carried = false;  // a predecessor's state is there
+    KeeperGo go;
+};
+
+// The last moments of a connection of the dead predecessor.
+struct LastPdus {
+    std::uint64_t connection = 0;
+    std::string host_nqn, peer_address;
+    std::uint16_t qid = 0;
+    std::uint64_t received = 0, sent = 0;  // stream positions
+    std::uint32_t commands_in_flight = 0;
+    std::vector<transport::FlightEntry> pdus;  // oldest first
+};
+
 class Engine {
   public:
     // Allocates everything; no thread yet. Errors: E_NO_MEMORY, E_IO.
@@ -114,6 +134,8 @@ class Engine {
     void join();
     void post(reactor::Reactor::Task task) { reactor_.post(std::move(task)); }
 
+    bool standby() const { return keeper_ && keeper_->standby(); }
+
     // --- reactor thread ------------------------------------------------------------------------------------
     using Done = std::function<void(base::Result<void>)>;
 
@@ -129,6 +151,16 @@ class Engine {
     void admit(std::uint32_t request, bool allow, std::string reason);
     std::uint32_t disconnect_host(const std::string& host_nqn, const std::string& subsystem);
     Status status();
+
+    // `taken` is called once this process is to serve: at once without a keeper, in a standby when the
+    // predecessor is dead. Nothing may be configured before.
+    void take_over(std::function<void(const Takeover&)> taken);
+    base::Result<transport::ListenerStatus> add_listener(transport::ListenerSpec spec);
+    base::Result<void> remove_listener(const std::string& id);
+    KeeperLink* keeper() { return keeper_.get(); }
+    const RestartArea& restart_area() { return arena_.slot<RestartArea>(restarts_region, 0); }
+    // Of the predecessor that was replaced last, if it left connections.
+    const std::vector<LastPdus>& last_pdus() const { return last_pdus_; }
 
     // A connection that a keeper held while the predecessor died; before `adopt`. Takes the descriptor.
     void offer_connection(int socket, std::uint64_t id, bool discovery_only);
@@ -171,7 +203,12 @@ class Engine {
     };
 
     Engine(const Options& options, durable::Arena arena, durable::MemoryFile data,
-           std::unique_ptr<reactor::UringKernel> kernel);
+           std::unique_ptr<reactor::UringKernel> kernel, std::unique_ptr<KeeperLink> keeper,
+           bool other_layout);
+    static constexpr std::size_t restarts_region = 8;
+    void go(const KeeperGo& go);
+    void remember_last_pdus();
+    void finish_stop();
     void build();
     void run();
     void hear(const nvme::TargetEvent& event);
@@ -188,6 +225,8 @@ class Engine {
     durable::MemoryFile data_;
     durable::MemoryFile zeroes_;
     std::unique_ptr<reactor::UringKernel> kernel_;
+    std::unique_ptr<KeeperLink> keeper_;
+    const bool other_layout_;  // the predecessor's arena cannot be read by this version
     reactor::Reactor reactor_;
     std::unique_ptr<reactor::BufferPool> buffers_;
     std::unique_ptr<BufferService> buffer_service_;
@@ -203,6 +242,11 @@ class Engine {
     std::unique_ptr<Forgetting> forgetting_;
     std::unique_ptr<DeviceWatch> device_watch_;
     std::vector<Offer> offers_;
+    std::function<void(const Takeover&)> taken_;
+    bool going_ = false;
+    KeeperGo go_;
+    base::Nanoseconds go_at_ = 0;
+    std::vector<LastPdus> last_pdus_;
     std::map<std::uint32_t, nvme::AdmissionAnswer> admissions_;
     std::uint32_t next_admission_ = 1;
     EventSink sink_;

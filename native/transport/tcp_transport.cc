@@ -54,6 +54,15 @@ std::uint16_t port_of(const SocketAddress& address) {
     return ntohs(reinterpret_cast<const sockaddr_in6&>(address.storage).sin6_port);
 }
 
+// Whether a listening socket of a predecessor is what the configuration wants now.
+bool listens_at(int socket, const ListenerSpec& spec) {
+    SocketAddress local;
+    if (getsockname(socket, local.get(), &local.length) != 0) {
+        return false;
+    }
+    return address_text(local) == spec.address && (spec.port == 0 || port_of(local) == spec.port);
+}
+
 nvme::Endpoint endpoint_of(int socket, bool discovery_only) {
     SocketAddress local;
     SocketAddress peer;
@@ -217,7 +226,7 @@ base::Result<ListenerStatus> TcpTransport::add_listener(const ListenerSpec& spec
         }
     }
     int socket = -1;
-    if (spec.descriptor >= 0) {
+    if (spec.descriptor >= 0 && listens_at(spec.descriptor, spec)) {
         socket = fcntl(spec.descriptor, F_DUPFD_CLOEXEC, 3);
         if (socket < 0) {
             return base::Error{
@@ -238,8 +247,8 @@ base::Result<ListenerStatus> TcpTransport::add_listener(const ListenerSpec& spec
         listener->port = port_of(local);
     }
     const ListenerStatus status{spec.id, spec.address, spec.family, listener->port, spec.discovery_only};
-    if (spec.descriptor < 0) {
-        accept_next(*listener);  // otherwise the keeper accepts
+    if (!spec.kept) {
+        accept_next(*listener);
     }
     listeners_.push_back(std::move(listener));
     update_discovery();
@@ -267,6 +276,21 @@ void TcpTransport::drop_listener(Listener& listener) {
     } else {
         reap_.schedule();
     }
+}
+
+int TcpTransport::listener_socket(const std::string& id) const {
+    for (const auto& listener : listeners_) {
+        if (listener->spec.id == id) {
+            return listener->socket;
+        }
+    }
+    return -1;
+}
+
+bool TcpTransport::is_discovery_listener(const std::string& id) const {
+    return std::any_of(listeners_.begin(), listeners_.end(), [&](const auto& listener) {
+        return listener->spec.id == id && listener->spec.discovery_only;
+    });
 }
 
 std::vector<ListenerStatus> TcpTransport::listeners() const {

@@ -30,6 +30,7 @@ struct ListenerSpec {
     bool discovery_only = false;
     std::string advertise;  // what discovery says instead of `address`; empty: the address
     int descriptor = -1;    // a listening socket that somebody else owns; it is duplicated
+    bool kept = false;      // a keeper accepts, connections come by `take`
 };
 
 struct ListenerStatus {
@@ -73,6 +74,9 @@ class TcpTransport {
     // Connections that came through it stay. E_NOT_FOUND
     base::Result<void> remove_listener(const std::string& id);
     std::vector<ListenerStatus> listeners() const;
+    // Its listening socket, or -1. Stays this transport's.
+    int listener_socket(const std::string& id) const;
+    bool is_discovery_listener(const std::string& id) const;
 
     // A connection that a keeper accepted; owned by this transport from here on, also if it is refused.
     bool take(int socket, std::uint64_t id, bool discovery_only);

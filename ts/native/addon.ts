@@ -8,6 +8,8 @@
 import { createRequire } from "node:module";
 
 export type EngineOptions = {
+  /** Take memory, listeners and connections from the keeper that the environment names, if it names one. */
+  useKeeper: boolean;
   /** Descriptor of the arena memory file that a keeper holds; null: the engine makes its own (private to this process). */
   arenaDescriptor: number | null;
   /** Descriptor of the data buffers' memory file, likewise. */
@@ -232,7 +234,105 @@ export type EngineEvent =
       reason: string;
     }
   | { type: "discovery-generation"; generation: bigint }
-  | { type: "device"; device: string; state: string; reason: string };
+  | { type: "device"; device: string; state: string; reason: string }
+  | { type: "restart-failed"; reason: string };
+
+export type Takeover = {
+  /** There is a keeper: this process may die at any moment. */
+  kept: boolean;
+  /** A predecessor's state is there and can be read. */
+  carried: boolean;
+  /** start, keeper, crash, watchdog, upgrade */
+  reason: string;
+  /** Of the predecessor: "signal:9", "code:1"; empty if there was none. */
+  exit: string;
+  previousPid: number;
+  restarts: number;
+};
+
+export type Adoption = {
+  carriedArena: boolean;
+  /** Connections that go on. */
+  carried: number;
+  /** Connections that had been accepted but not read. */
+  begun: number;
+  /** Commands that were in flight and were executed again. */
+  executed: number;
+  /** A line for each connection that could not go on. */
+  refused: string[];
+};
+
+export type RestartStatus = {
+  number: number;
+  timeMs: number;
+  reason: string;
+  exit: string;
+  previousPid: number;
+  /** From the death to the first byte; and its parts. */
+  pauseMs: number;
+  startMs: number;
+  configureMs: number;
+  adoptMs: number;
+  carried: number;
+  begun: number;
+  refused: number;
+  executed: number;
+};
+
+export type RestartsStatus = {
+  restarts: number;
+  crash: number;
+  watchdog: number;
+  upgrade: number;
+  other: number;
+  carried: number;
+  refused: number;
+  executed: number;
+  pauseSumNs: number;
+  /** Pauses below 1 ms, 2 ms, 4 ms, …; the last entry counts all above. */
+  pauseCounts: number[];
+  /** Newest first, at most 64. */
+  last: RestartStatus[];
+};
+
+export type KeeperStatus = {
+  pid: number;
+  sinceMs: number;
+  keeperStarts: number;
+  restarts: number;
+  lastReason: string;
+  memoryFiles: number;
+  listeners: number;
+  connections: number;
+  accepted: number;
+  refused: number;
+  /** none, starting, warm */
+  standby: string;
+  standbyPid: number;
+  systemd: boolean;
+};
+
+export type LastPdu = {
+  timeNs: bigint;
+  type: string;
+  cid: number;
+  opcode: number;
+  bytes: number;
+  streamOffset: bigint;
+  /** Data PDUs: data offset; capsules: low half of the starting LBA; responses: status. */
+  detail: number;
+};
+
+export type LastPdus = {
+  connection: number;
+  hostNqn: string;
+  qid: number;
+  received: bigint;
+  sent: bigint;
+  commandsInFlight: number;
+  /** Oldest first. */
+  pdus: LastPdu[];
+};
 
 export type LoadOptions = {
   address: string;
@@ -302,6 +402,22 @@ export type NativeEngine = {
   disconnectHost(hostNqn: string, subsystem: string | null): Promise<number>;
 
   status(): Promise<EngineStatus>;
+
+  /** This process waits beside a server that lives: after `start`, takeOver() settles when that one is dead. */
+  isStandby(): boolean;
+  /** Settled once this process is to serve: at once without a keeper. Nothing may be configured before. */
+  takeOver(): Promise<Takeover>;
+  /** Goes on with what a predecessor left, after the configuration is in place. Once. */
+  adopt(inFlight: "replay" | "abort"): Promise<Adoption>;
+  /** null: no keeper. */
+  keeperInfo(): Promise<KeeperStatus | null>;
+  /** Asks the keeper to replace this process by what is installed now. A failure comes as "restart-failed". */
+  requestRestart(reason: string): Promise<void>;
+  /** Once a second: the main thread turns. */
+  alive(): void;
+  restarts(): Promise<RestartsStatus>;
+  /** The flight recorders of the predecessor that was replaced last. */
+  lastPdus(): Promise<LastPdus[]>;
 };
 
 export type Addon = {
@@ -309,6 +425,8 @@ export type Addon = {
   /** Drives an NVMe/TCP target with the project's own initiator, on a thread of its own. */
   runLoad(options: LoadOptions): Promise<LoadResult>;
   /** What the kernel and the processor offer. */
+  /** Becomes another program under the same process id; returns only if that fails. */
+  replaceProcess(path: string, args: string[]): { code: string; message: string; errorNumber: number };
   probe(): {
     kernel: string;
     ioUring: boolean;

@@ -1,0 +1,40 @@
+#include "binding/process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "binding/values.h"
+
+namespace binding {
+
+Napi::Value replace_process(const Napi::CallbackInfo& info) {
+    const std::string path = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : std::string();
+    std::vector<std::string> texts = texts_of(info[1]);
+    std::vector<char*> arguments;
+    for (std::string& text : texts) {
+        arguments.push_back(text.data());
+    }
+    arguments.push_back(nullptr);
+    // The standard streams stay as they are, but blocking: Node may have changed them for itself.
+    for (int descriptor = 0; descriptor <= 2; ++descriptor) {
+        const int flags = fcntl(descriptor, F_GETFL);
+        if (flags >= 0) {
+            fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK);
+        }
+    }
+    sigset_t none;
+    sigemptyset(&none);
+    pthread_sigmask(SIG_SETMASK, &none, nullptr);
+    execv(path.c_str(), arguments.data());
+    const int number = errno;
+    return error_of(info.Env(),
+                    base::Error{"E_IO", "cannot start " + path + ": " + std::strerror(number), number});
+}
+
+}  // namespace binding

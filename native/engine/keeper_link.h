@@ -1,0 +1,83 @@
+// What a kept engine does with its keeper: takes memory, listeners and connections over, hands new ones to it
+// to hold, and forgets there what has ended. An engine without a keeper has no link.
+//
+// Before `go` the process is a standby: everything is mapped and registered, nothing is touched.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/keeper_client.h"
+#include "engine/memories.h"
+#include "reactor/reactor.h"
+
+namespace engine {
+
+class KeeperLink final : private KeeperEvents {
+  public:
+    // A connection that the keeper accepted; `listener` may be gone.
+    struct Connection {
+        int socket;
+        std::uint64_t id;
+        std::string listener;
+    };
+
+    // Blocks until the keeper has said the role and sent the memory files. Null without a keeper.
+    static base::Result<std::unique_ptr<KeeperLink>> open(const std::string& version);
+    ~KeeperLink();
+
+    bool standby() const { return standby_; }
+    // The memory file of this name that a predecessor stored, or -1. Stays the link's.
+    int memory(const std::string& name) const;
+    static std::string device_memory_name(const std::string& device) { return "ram:" + device; }
+
+    // --- reactor thread ------------------------------------------------------------------------------------
+    // `memories` gets the device memories, now and as they come.
+    void attach(reactor::Reactor& reactor, Memories& memories);
+    void stop(std::function<void()> stopped);
+
+    // Called once, when this process is to serve and all items are there.
+    std::function<void(const KeeperGo& go)> on_go;
+    std::function<void(const Connection& connection)> on_connection;
+    std::function<void(const std::string& reason)> on_restart_failed;
+    std::function<void()> on_lost;
+    std::function<void()> on_quiesce;
+
+    // The listening socket stored under this name, or -1; the caller duplicates it.
+    int listener(const std::string& name) const;
+    std::vector<Connection> take_connections();
+
+    KeeperClient& client() { return client_; }
+    void ask_info(std::function<void(const KeeperInfo& info)> answer);
+
+  private:
+    explicit KeeperLink(int channel) : client_(channel) {}
+    void keeper_go(const KeeperGo& go) override;
+    void keeper_item(const KeeperItem& item) override;
+    void keeper_items_complete() override;
+    void keeper_connection(const KeeperItem& connection) override;
+    void keeper_forgotten(const std::string& kind, const std::string& name) override;
+    void keeper_refused(const std::string& what, const std::string& reason) override;
+    void keeper_quiesce(base::Nanoseconds deadline) override;
+    void keeper_restart_failed(const std::string& reason) override;
+    void keeper_info(const KeeperInfo& info) override;
+    void keeper_lost() override;
+    void hold_memory(const KeeperItem& item);
+
+    KeeperClient client_;
+    bool standby_ = false;
+    bool gone_ = false;  // GO was said
+    KeeperGo go_;
+    Memories* memories_ = nullptr;
+    std::map<std::string, int> memory_;
+    std::map<std::string, int> listeners_;
+    std::vector<Connection> connections_;
+    std::vector<std::function<void(const KeeperInfo&)>> info_waiters_;
+};
+
+}  // namespace engine

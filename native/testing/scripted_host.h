@@ -219,10 +219,13 @@ public:
 
     // Ends the target as a kill would: the records stay, everything private goes.
     void stop() {
+        if (target == nullptr) {
+            return;
+        }
         run();
         connections.clear();
         target.reset();
-        run();
+        reactor.run_once(kernel.time);
         buffers.reset();
     }
     void restart() {

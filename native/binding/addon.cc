@@ -1,5 +1,5 @@
-// The addon's entry: createEngine, runLoad, probe (type Addon in ts/native/addon.ts). Per-environment state
-// only.
+// The addon's entry: openKeeper, createEngine, runLoad, probe (type Addon in ts/native/addon.ts).
+// Per-environment state only.
 
 #include <napi.h>
 
@@ -11,8 +11,12 @@
 namespace {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
-    auto constructor =
-        std::make_shared<Napi::FunctionReference>(Napi::Persistent(binding::EngineObject::define(env)));
+    auto keeper = std::make_shared<std::unique_ptr<engine::KeeperLink>>();
+    auto constructor = std::make_shared<Napi::FunctionReference>(
+        Napi::Persistent(binding::EngineObject::define(env, keeper)));
+    exports.Set("openKeeper", Napi::Function::New(env, [keeper](const Napi::CallbackInfo& info) {
+                    return binding::open_keeper(info, *keeper);
+                }));
     exports.Set("createEngine",
                 Napi::Function::New(env, [constructor](const Napi::CallbackInfo& info) -> Napi::Value {
                     const Napi::Value argument = info[0];

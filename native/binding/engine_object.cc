@@ -16,7 +16,6 @@ transport::TcpOptions::DigestPolicy digests_of(const std::string& text) {
 
 engine::Options options_of(const Napi::Object& object) {
     engine::Options options;
-    options.use_keeper = flag_of(object, "useKeeper");
     options.arena_descriptor = descriptor_of(object, "arenaDescriptor");
     options.data_descriptor = descriptor_of(object, "dataDescriptor");
     options.data_pool_bytes = wide_of(object, "dataPoolBytes");
@@ -112,7 +111,7 @@ std::uint32_t number_argument(const Napi::CallbackInfo& info, std::size_t index)
 
 }  // namespace
 
-Napi::Function EngineObject::define(Napi::Env env) {
+Napi::Function EngineObject::define(Napi::Env env, const Keeper& keeper) {
     return DefineClass(env, "NativeEngine",
                        {
                            InstanceMethod<&EngineObject::start>("start"),
@@ -141,11 +140,16 @@ Napi::Function EngineObject::define(Napi::Env env) {
                            InstanceMethod<&EngineObject::alive>("alive"),
                            InstanceMethod<&EngineObject::restarts>("restarts"),
                            InstanceMethod<&EngineObject::last_pdus>("lastPdus"),
-                       });
+                           InstanceMethod<&EngineObject::store_text>("storeText"),
+                           InstanceMethod<&EngineObject::stored_text>("storedText"),
+                           InstanceMethod<&EngineObject::set_discovery_generation>("setDiscoveryGeneration"),
+                       },
+                       new Keeper(keeper));
 }
 
 EngineObject::EngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<EngineObject>(info) {
-    auto made = engine::Engine::make(options_of(object_argument(info, 0)));
+    const Keeper& keeper = *static_cast<const Keeper*>(info.Data());
+    auto made = engine::Engine::make(options_of(object_argument(info, 0)), std::move(*keeper));
     if (!made) {
         Napi::Error error = Napi::Error::New(info.Env(), made.error().message);
         error.Set("code", made.error().code);
@@ -451,6 +455,36 @@ Napi::Value EngineObject::last_pdus(Call info) {
         auto last = std::make_shared<std::vector<engine::LastPdus>>(engine.last_pdus());
         settlement.resolve([last](Napi::Env env) { return last_pdus_value(env, *last); });
     });
+}
+
+Napi::Value EngineObject::store_text(Call info) {
+    return on_reactor(info, [name = text_argument(info, 0), text = text_argument(info, 1)](
+                                engine::Engine& engine, const Settlement& settlement) {
+        if (engine.keeper() == nullptr) {
+            settlement.resolve();
+            return;
+        }
+        settlement.settle(engine.keeper()->store_text(name, text));
+    });
+}
+
+Napi::Value EngineObject::stored_text(Call info) {
+    return on_reactor(info,
+                      [name = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
+                          const std::string text =
+                              engine.keeper() != nullptr ? engine.keeper()->stored_text(name) : std::string();
+                          settlement.resolve([text](Napi::Env env) -> Napi::Value {
+                              return text.empty() ? env.Null() : Napi::String::New(env, text);
+                          });
+                      });
+}
+
+Napi::Value EngineObject::set_discovery_generation(Call info) {
+    return on_reactor(info,
+                      [value = whole_of(info[0])](engine::Engine& engine, const Settlement& settlement) {
+                          engine.target().set_discovery_generation(value);
+                          settlement.resolve();
+                      });
 }
 
 }  // namespace binding

@@ -13,7 +13,9 @@ namespace binding {
 
 class EngineObject : public Napi::ObjectWrap<EngineObject> {
   public:
-    static Napi::Function define(Napi::Env env);
+    // `keeper`: where openKeeper() left the link for the engine that is made next.
+    using Keeper = std::shared_ptr<std::unique_ptr<engine::KeeperLink>>;
+    static Napi::Function define(Napi::Env env, const Keeper& keeper);
     explicit EngineObject(const Napi::CallbackInfo& info);
     ~EngineObject() override;
 
@@ -45,6 +47,9 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value alive(Call info);
     Napi::Value restarts(Call info);
     Napi::Value last_pdus(Call info);
+    Napi::Value store_text(Call info);
+    Napi::Value stored_text(Call info);
+    Napi::Value set_discovery_generation(Call info);
 
     // Runs `work` on the reactor's thread with a promise to settle; rejects at once if the engine does not
     // run.

@@ -10,8 +10,30 @@
 #include <vector>
 
 #include "binding/values.h"
+#include "engine/version.h"
 
 namespace binding {
+
+Napi::Value open_keeper(const Napi::CallbackInfo& info, std::unique_ptr<engine::KeeperLink>& link) {
+    Napi::Env env = info.Env();
+    auto opened = engine::KeeperLink::open(engine::version);
+    if (!opened) {
+        Napi::Error error = Napi::Error::New(env, opened.error().message);
+        error.Set("code", opened.error().code);
+        error.Set("errorNumber", Napi::Number::New(env, opened.error().error_number));
+        error.ThrowAsJavaScriptException();
+        return env.Undefined();
+    }
+    link = opened.take();
+    if (!link) {
+        return env.Null();
+    }
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("standby", Napi::Boolean::New(env, link->standby()));
+    const std::string text = link->stored_text("configuration");
+    object.Set("configuration", text.empty() ? env.Null() : Napi::Value(Napi::String::New(env, text)));
+    return object;
+}
 
 Napi::Value replace_process(const Napi::CallbackInfo& info) {
     const std::string path = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : std::string();

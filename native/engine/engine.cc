@@ -56,6 +56,7 @@ constexpr base::Nanoseconds quarantine_poll = 2 * base::millisecond;
 constexpr base::Nanoseconds forget_poll = 5 * base::millisecond;
 constexpr base::Nanoseconds device_watch_period = 1 * base::second;
 constexpr std::size_t admissions_max = 4096;
+constexpr std::size_t counter_generation = 0;  // in the arena's header
 constexpr const char* arena_name = "arena";
 constexpr const char* data_name = "data";
 
@@ -78,15 +79,8 @@ Engine::DeviceWatch::DeviceWatch(Engine& owner)
     : Timer(owner.reactor_, [](Timer& timer) { static_cast<DeviceWatch&>(timer).engine.watch_devices(); }),
       engine(owner) {}
 
-base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options) {
-    std::unique_ptr<KeeperLink> keeper;
-    if (options.use_keeper) {
-        auto link = KeeperLink::open(version);
-        if (!link) {
-            return link.error();
-        }
-        keeper = link.take();
-    }
+base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options,
+                                                   std::unique_ptr<KeeperLink> keeper) {
     auto arena = durable::Arena::open(keeper ? keeper->memory(arena_name) : options.arena_descriptor,
                                       regions_for(options));
     if (!arena) {
@@ -169,7 +163,6 @@ void Engine::build() {
     target_limits.io_queues_per_controller = options_.io_queues_per_controller_max;
     target_limits.admission_deadline = options_.admission_timeout_ms * base::millisecond;
     target_->set_limits(target_limits);
-    target_->set_discovery_generation(options_.discovery_generation);
     target_->set_event_sink([this](const nvme::TargetEvent& event) { hear(event); });
 
     transport::TcpOptions tcp;
@@ -262,6 +255,8 @@ void Engine::go(const KeeperGo& told) {
         }
     }
     durable::Arena::Header& header = arena_.header();
+    target_->set_discovery_generation(
+        std::max(options_.discovery_generation, header.counters[counter_generation]));
     ++header.boots;
     header.server_pid = static_cast<std::uint64_t>(getpid());
     header.started_monotonic_ns = go_at_;
@@ -369,6 +364,9 @@ void Engine::log(const char* level, const char* area, std::string message) {
 
 void Engine::hear(const nvme::TargetEvent& event) {
     using Kind = nvme::TargetEventKind;
+    if (event.kind == Kind::generation_changed) {
+        arena_.header().counters[counter_generation] = event.value;
+    }
     if (!sink_) {
         return;
     }

@@ -119,8 +119,9 @@ struct LastPdus {
 
 class Engine {
   public:
-    // Allocates everything; no thread yet. Errors: E_NO_MEMORY, E_IO.
-    static base::Result<std::unique_ptr<Engine>> make(const Options& options);
+    // Allocates everything, or maps what the keeper holds; no thread yet. Errors: E_NO_MEMORY, E_IO.
+    static base::Result<std::unique_ptr<Engine>> make(const Options& options,
+                                                      std::unique_ptr<KeeperLink> keeper = nullptr);
     ~Engine();
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;

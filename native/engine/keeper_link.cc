@@ -1,6 +1,10 @@
 #include "engine/keeper_link.h"
 
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include <cerrno>
 
 #include <utility>
 
@@ -10,6 +14,7 @@ namespace {
 
 constexpr base::Nanoseconds begin_timeout = 10 * base::second;
 constexpr std::string_view device_prefix = "ram:";
+constexpr off_t text_bytes_max = 64 << 20;
 
 }  // namespace
 
@@ -77,6 +82,40 @@ void KeeperLink::attach(reactor::Reactor& reactor, Memories& memories) {
         }
     };
     client_.attach(reactor, *this);
+}
+
+std::string KeeperLink::stored_text(const std::string& name) const {
+    const int descriptor = memory(name);
+    struct stat info {};
+    if (descriptor < 0 || fstat(descriptor, &info) != 0 || info.st_size <= 0 ||
+        info.st_size > text_bytes_max) {
+        return {};
+    }
+    std::string text(static_cast<std::size_t>(info.st_size), '\0');
+    const ssize_t got = pread(descriptor, text.data(), text.size(), 0);
+    return got == info.st_size ? text : std::string();
+}
+
+// A new file each time: the old text stays whole until the keeper has the new one.
+base::Result<void> KeeperLink::store_text(const std::string& name, const std::string& text) {
+    const int descriptor = memfd_create(name.c_str(), MFD_CLOEXEC);
+    if (descriptor < 0 || text.size() > static_cast<std::size_t>(text_bytes_max) ||
+        pwrite(descriptor, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+        const int number = errno;
+        if (descriptor >= 0) {
+            close(descriptor);
+        }
+        return base::Error{"E_NO_MEMORY",
+                           "cannot keep \"" + name + "\" of " + std::to_string(text.size()) + " bytes",
+                           number};
+    }
+    client_.store_memory(name, descriptor, true);
+    KeeperItem item;
+    item.kind = KeeperItem::Kind::memory;
+    item.name = name;
+    item.descriptor = descriptor;
+    hold_memory(item);
+    return {};
 }
 
 void KeeperLink::stop(std::function<void()> stopped) { client_.stop(std::move(stopped)); }

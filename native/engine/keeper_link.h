@@ -36,6 +36,11 @@ class KeeperLink final : private KeeperEvents {
     int memory(const std::string& name) const;
     static std::string device_memory_name(const std::string& device) { return "ram:" + device; }
 
+    // A text that outlives the process, such as the configuration that is in force: the last one stored,
+    // empty if there is none. Main thread before the engine starts, then the reactor's.
+    std::string stored_text(const std::string& name) const;
+    base::Result<void> store_text(const std::string& name, const std::string& text);
+
     // --- reactor thread ------------------------------------------------------------------------------------
     // `memories` gets the device memories, now and as they come.
     void attach(reactor::Reactor& reactor, Memories& memories);

@@ -11,7 +11,6 @@
 namespace engine {
 
 struct Options {
-    bool use_keeper = false;    // if the environment names one; arena and data then come from it
     int arena_descriptor = -1;  // -1: the engine makes its own, which dies with the process
     int data_descriptor = -1;
     std::uint64_t data_pool_bytes = limits::data_pool_bytes_default;

@@ -8,8 +8,6 @@
 import { createRequire } from "node:module";
 
 export type EngineOptions = {
-  /** Take memory, listeners and connections from the keeper that the environment names, if it names one. */
-  useKeeper: boolean;
   /** Descriptor of the arena memory file that a keeper holds; null: the engine makes its own (private to this process). */
   arenaDescriptor: number | null;
   /** Descriptor of the data buffers' memory file, likewise. */
@@ -416,11 +414,27 @@ export type NativeEngine = {
   /** Once a second: the main thread turns. */
   alive(): void;
   restarts(): Promise<RestartsStatus>;
+  /** A text that outlives the process, held by the keeper; without a keeper nothing happens. */
+  storeText(name: string, text: string): Promise<void>;
+  storedText(name: string): Promise<string | null>;
+  setDiscoveryGeneration(generation: bigint): Promise<void>;
   /** The flight recorders of the predecessor that was replaced last. */
   lastPdus(): Promise<LastPdus[]>;
 };
 
 export type Addon = {
+  /**
+   * The start of a kept server, in this order: openKeeper → configuration (the stored text if there is one and it does
+   * not say that the file is to be read again; a file with faults falls back to it, so that a crash never meets an edited
+   * file) → createEngine → start → takeOver → stored text again (the predecessor may have changed it meanwhile) →
+   * durable directory → devices, subsystems, listeners → adopt → setLoading(false) → everything that may wait: control
+   * socket, metrics, discovery generation (continues in the arena if `carried`), files, storeText("configuration", …).
+   * A planned restart stores a text that asks for the file first, then calls requestRestart.
+   *
+   * The keeper that the environment names, or null. Blocks until it has said what this process is to be. The engine
+   * that is created next belongs to it. `configuration`: what the predecessor stored under that name.
+   */
+  openKeeper(): { standby: boolean; configuration: string | null } | null;
   createEngine(options: EngineOptions): NativeEngine;
   /** Drives an NVMe/TCP target with the project's own initiator, on a thread of its own. */
   runLoad(options: LoadOptions): Promise<LoadResult>;

@@ -31,6 +31,15 @@ std::uint32_t load_digest(const std::byte* at) {
     return value;
 }
 
+// Damaged data is not fatal to the connection: the command fails once all of it was taken, and the host may
+// retry it. Stored with the record before the PDU is consumed, so that a successor does not execute the
+// command.
+void reject_data(nvme::CommandRecord& record) {
+    record.status = wire::status::transient_transport_error.value;
+    record.status_flags = 0;
+    record.in_capsule |= data_rejected;
+}
+
 }  // namespace
 
 void TcpConnection::commit(const ReceiveState& state) {
@@ -291,9 +300,7 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         durable::commit(record.state, wants_data ? nvme::CommandState::receiving : nvme::CommandState::ready);
         state.consumed += layout.pdu_bytes;
         commit(state);
-        if (!accepted) {
-            queue_.fail(*command, admission.status, admission.dnr);
-        } else if (wants_data) {
+        if (wants_data) {
             ++requests_open_;
             request_data(*command);
         } else {
@@ -304,9 +311,9 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
 
     if (available >= layout.pdu_bytes) {
         const std::byte* data = pdu + layout.data_offset;
-        bool digest_ok = true;
-        if (layout.data_digest_bytes != 0) {
-            digest_ok = digest_of(data, layout.data_bytes) == load_digest(data + layout.data_bytes);
+        if (layout.data_digest_bytes != 0 && accepted &&
+            digest_of(data, layout.data_bytes) != load_digest(data + layout.data_bytes)) {
+            reject_data(record);
         }
         if (command->data != nullptr) {
             const std::uint32_t begin = admission.in_capsule_offset;
@@ -316,13 +323,7 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         durable::commit(record.state, nvme::CommandState::ready);
         state.consumed += layout.pdu_bytes;
         commit(state);
-        if (!accepted) {
-            queue_.fail(*command, admission.status, admission.dnr);
-        } else if (!digest_ok) {
-            queue_.fail(*command, wire::status::transient_transport_error, false);
-        } else {
-            start(*command);
-        }
+        start(*command);
         return Step::again;
     }
 
@@ -376,10 +377,7 @@ TcpConnection::Step TcpConnection::take_data(ReceiveState& state) {
         digest_ok = digest_of(data_at(record) + state.pdu_data_begin, state.pdu_data_bytes) == expected;
     }
     if (!digest_ok) {
-        // Not fatal to the connection: the command fails, and the host may retry it.
-        record.status = wire::status::transient_transport_error.value;
-        record.status_flags = 0;
-        record.in_capsule |= data_rejected;
+        reject_data(record);
     }
     const std::uint32_t received_bytes = state.pdu_data_begin + state.pdu_data_bytes;
     state.consumed += state.remaining + digest;
@@ -399,7 +397,7 @@ void TcpConnection::capsule_data_complete(nvme::Command& command, bool digest_ok
     nvme::CommandRecord& record = *command.record;
     record.received_bytes = record.buffer_bytes;
     const auto offset = static_cast<std::uint32_t>(record.sqe.dptr.address);
-    if (offset != 0 && digest_ok) {
+    if (offset != 0 && digest_ok && command.data != nullptr) {
         std::memmove(command.data, command.data + offset, record.data_length);
         record.sqe.dptr.address = 0;
     }

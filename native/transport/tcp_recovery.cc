@@ -222,7 +222,7 @@ void TcpConnection::resume_receiving(nvme::Command& command, const ReceiveState&
 void TcpConnection::ready_after_adoption(nvme::Command& command, bool in_capsule) {
     nvme::CommandRecord& record = *command.record;
     const auto offset = static_cast<std::uint32_t>(record.sqe.dptr.address);
-    if (in_capsule && offset != 0 && (record.in_capsule & data_rejected) == 0) {
+    if (in_capsule && offset != 0 && (record.in_capsule & data_rejected) == 0 && command.data != nullptr) {
         std::memmove(command.data, command.data + offset, record.data_length);
         record.sqe.dptr.address = 0;
     }

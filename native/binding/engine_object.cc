@@ -65,6 +65,10 @@ nvme::SubsystemSpec subsystem_spec_of(const Napi::Object& object) {
     spec.model = text_of(object, "model");
     spec.firmware = text_of(object, "firmware");
     spec.allow_any_host = flag_of(object, "allowAnyHost");
+    const std::string in_flight = text_of(object, "inFlight");
+    spec.in_flight = in_flight == "abort"  ? nvme::InFlight::abort
+                     : in_flight == "drop" ? nvme::InFlight::drop
+                                           : nvme::InFlight::replay;
     spec.hosts = texts_of(object.Get("hosts"));
     spec.cntlid_min = static_cast<std::uint16_t>(number_of(object, "cntlidMin"));
     spec.cntlid_max = static_cast<std::uint16_t>(number_of(object, "cntlidMax"));
@@ -400,10 +404,8 @@ Napi::Value EngineObject::take_over(Call info) {
 }
 
 Napi::Value EngineObject::adopt(Call info) {
-    using InFlight = transport::TcpConnection::InFlight;
-    const InFlight policy = text_argument(info, 0) == "abort" ? InFlight::abort : InFlight::replay;
-    return on_reactor(info, [policy](engine::Engine& engine, const Settlement& settlement) {
-        const engine::Adoption adoption = engine.adopt(policy);
+    return on_reactor(info, [](engine::Engine& engine, const Settlement& settlement) {
+        const engine::Adoption adoption = engine.adopt();
         settlement.resolve([adoption](Napi::Env env) { return adoption_value(env, adoption); });
     });
 }

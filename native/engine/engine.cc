@@ -641,7 +641,20 @@ void Engine::remember_last_pdus() {
     }
 }
 
-Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
+// Controllers whose host has had no answer for longer than its keep-alive time: it may have moved on to
+// another path and written there, so what it had in flight here must not be written any more.
+std::vector<bool> Engine::silent_controllers() const {
+    const base::Nanoseconds now = base::monotonic_now();
+    std::vector<bool> silent(options_.controllers_max, false);
+    for (std::uint32_t slot = 0; slot < options_.controllers_max; ++slot) {
+        const auto& record = arena_.slot<nvme::ControllerRecord>(Region::controllers, slot);
+        silent[slot] = record.state == nvme::RecordState::in_use && record.kato_ms != 0 &&
+                       now > record.last_contact_ns + record.kato_ms * base::millisecond;
+    }
+    return silent;
+}
+
+Adoption Engine::adopt() {
     const base::Nanoseconds configured_at = base::monotonic_now();
     Adoption adoption;
     adoption.carried_arena = arena_.content() == durable::Arena::Content::carried;
@@ -661,12 +674,19 @@ Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
     if (adoption.carried_arena) {
         remember_last_pdus();
     }
+    const std::vector<bool> silent = silent_controllers();
+    const auto veto = [&](const transport::ConnectionRecord& record) -> std::string {
+        const std::uint32_t controller = record.queue.controller;
+        return controller != 0 && controller <= silent.size() && silent[controller - 1]
+                   ? "its host waited longer than its keep-alive time"
+                   : "";
+    };
     target_->adopt_controllers();
     std::vector<Offer> unread;
     for (const Offer& offer : std::exchange(offers_, {})) {
         EK_CRASH_POINT("engine.adopt.connection");
         std::string why;
-        switch (transport_->adopt(offer.socket, offer.id, offer.discovery_only, why)) {
+        switch (transport_->adopt(offer.socket, offer.id, offer.discovery_only, veto, why)) {
             case transport::TcpTransport::Adoption::carried: ++adoption.carried; break;
             case transport::TcpTransport::Adoption::unread: unread.push_back(offer); break;
             case transport::TcpTransport::Adoption::refused:
@@ -680,7 +700,7 @@ Adoption Engine::adopt(transport::TcpConnection::InFlight policy) {
         adoption.begun += transport_->take(offer.socket, offer.id, offer.discovery_only) ? 1 : 0;
     }
     target_->drop_orphans();
-    adoption.executed = transport_->execute_adopted(policy);
+    adoption.executed = transport_->execute_adopted();
     if (keeper_) {
         keeper_->client().ready();
     }

@@ -166,7 +166,7 @@ class Engine {
     // A connection that a keeper held while the predecessor died; before `adopt`. Takes the descriptor.
     void offer_connection(int socket, std::uint64_t id, bool discovery_only);
     // Takes over what a predecessor left, once the configuration is in place.
-    Adoption adopt(transport::TcpConnection::InFlight policy);
+    Adoption adopt();
 
     const Options& options() const { return options_; }
     durable::Arena& arena() { return arena_; }
@@ -209,6 +209,7 @@ class Engine {
     static constexpr std::size_t restarts_region = 8;
     void go(const KeeperGo& go);
     void remember_last_pdus();
+    std::vector<bool> silent_controllers() const;
     void finish_stop();
     void build();
     void run();

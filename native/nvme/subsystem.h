@@ -29,6 +29,13 @@ namespace nvme {
 class Controller;
 class Target;
 
+// What becomes of commands that were in flight when the process died.
+enum class InFlight : std::uint8_t {
+    replay,  // executed again
+    abort,   // answered with a status that hosts retry (Command Interrupted), not executed
+    drop,    // their connection is closed; the host connects again and retries
+};
+
 struct SubsystemSpec {
     std::string nqn;
     std::string serial;              // 1 … 20 ASCII characters
@@ -36,6 +43,7 @@ struct SubsystemSpec {
     std::string firmware = "1.0";    // 1 … 8
     bool allow_any_host = false;
     std::vector<std::string> hosts;  // NQNs; ignored if any host may connect
+    InFlight in_flight = InFlight::replay;
     std::uint16_t cntlid_min = 1;
     std::uint16_t cntlid_max = limits::cntlid_max;
     std::uint32_t max_namespaces = limits::namespaces_per_subsystem_max;  // highest NSID, too: NN and MNAN
@@ -84,17 +92,18 @@ class Subsystem {
         }
     }
     std::uint64_t busy_ns(std::uint64_t now_ns) const {
-        return record_.busy_ns + (io_in_flight_ != 0 && now_ns > busy_since_ns_ ? now_ns - busy_since_ns_ : 0);
+        return record_.busy_ns +
+               (io_in_flight_ != 0 && now_ns > busy_since_ns_ ? now_ns - busy_since_ns_ : 0);
     }
 
     // Called by a Namespace when its device changed size or writability.
     void namespace_changed(std::uint32_t nsid);
     void write_protection_changed(Namespace& changed);
 
-      // Called by the target when a controller is gone.
+    // Called by the target when a controller is gone.
     void finish_if_empty();
 
-private:
+  private:
     friend class Target;
     friend class Controller;
     // 0 if all ids of the range are in use.

@@ -9,8 +9,7 @@ namespace transport {
 LoopConnection::LoopConnection(nvme::Target& target, reactor::Reactor& reactor, reactor::BufferPool& buffers,
                                nvme::QueueRecord& record, std::span<nvme::CommandRecord> commands,
                                Options options)
-    : reactor_(reactor),
-      buffers_(buffers),
+    : buffers_(buffers),
       options_(std::move(options)),
       records_(commands),
       queue_(target, *this, reactor, buffers, record, commands),

@@ -82,7 +82,6 @@ class LoopConnection final : public nvme::Connection {
     void flush();
     void end();
 
-    reactor::Reactor& reactor_;
     reactor::BufferPool& buffers_;
     Options options_;
     std::span<nvme::CommandRecord> records_;

@@ -81,8 +81,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     // `execute_adopted` executes what was in flight, once the devices are free of the dead process.
     bool adopt();
     void resume();
-    enum class InFlight : std::uint8_t { replay, abort };
-    std::uint32_t execute_adopted(InFlight policy);
+    std::uint32_t execute_adopted();
 
     // nvme::Connection
     void respond(nvme::Command& command) override;

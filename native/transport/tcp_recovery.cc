@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "base/crash_point.h"
+#include "nvme/controller.h"
+#include "nvme/subsystem.h"
 #include "transport/stream_position.h"
 #include "transport/tcp_connection.h"
 
@@ -234,12 +236,22 @@ void TcpConnection::ready_after_adoption(nvme::Command& command, bool in_capsule
 
 // The devices are free of the dead process: what was in flight is executed again, in the order of the stream,
 // and new commands are read.
-std::uint32_t TcpConnection::execute_adopted(InFlight policy) {
+std::uint32_t TcpConnection::execute_adopted() {
+    using nvme::InFlight;
+    const nvme::Controller* controller = queue_.controller();
+    const InFlight policy = controller != nullptr && queue_.qid() != 0
+                                ? controller->subsystem().spec().in_flight
+                                : InFlight::replay;
+    if (policy == InFlight::drop && !adopted_ready_.empty()) {
+        adopted_ready_.clear();
+        disconnect(false, "commands in flight are dropped by policy");
+        return 0;
+    }
     const auto count = static_cast<std::uint32_t>(adopted_ready_.size());
     for (const std::uint16_t slot : std::exchange(adopted_ready_, {})) {
         EK_CRASH_POINT("tcp.recovery.execute");
         nvme::Command& command = queue_.commands()[slot];
-        if (policy == InFlight::abort && queue_.connected() && queue_.qid() != 0) {
+        if (policy == InFlight::abort) {
             queue_.fail(command, wire::status::command_interrupted, false);
         } else {
             start(command);

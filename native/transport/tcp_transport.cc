@@ -370,12 +370,16 @@ bool TcpTransport::take(int socket, std::uint64_t id, bool discovery_only) {
 }
 
 TcpTransport::Adoption TcpTransport::adopt(int socket, std::uint64_t id, bool discovery_only,
-                                           std::string& why) {
+                                           const Veto& veto, std::string& why) {
     next_id_ = std::max(next_id_, id + 1);
     for (std::uint32_t slot = 0; slot < connections_.size(); ++slot) {
         const TcpSlots slots = slots_of(slot);
         if (slots.record->state != ConnectionState::open || slots.record->id != id || connections_[slot]) {
             continue;
+        }
+        why = veto(*slots.record);
+        if (!why.empty()) {
+            break;
         }
         const nvme::Endpoint endpoint = endpoint_of(socket, discovery_only);
         auto connection = std::make_unique<TcpConnection>(around_, socket, slots, endpoint);
@@ -424,11 +428,11 @@ void TcpTransport::forget_unadopted() {
     }
 }
 
-std::uint32_t TcpTransport::execute_adopted(TcpConnection::InFlight policy) {
+std::uint32_t TcpTransport::execute_adopted() {
     std::uint32_t count = 0;
     for (auto& connection : connections_) {
         if (connection && !connection->ending()) {
-            count += connection->execute_adopted(policy);
+            count += connection->execute_adopted();
         }
     }
     return count;

@@ -84,11 +84,13 @@ class TcpTransport {
     // nothing of it was read yet, it is to be begun by `take` after forget_unadopted. `refused`: closed,
     // `why` says the reason.
     enum class Adoption : std::uint8_t { carried, unread, refused };
-    Adoption adopt(int socket, std::uint64_t id, bool discovery_only, std::string& why);
+    // `veto` looks at the record first; a text is the reason to refuse.
+    using Veto = std::function<std::string(const ConnectionRecord& record)>;
+    Adoption adopt(int socket, std::uint64_t id, bool discovery_only, const Veto& veto, std::string& why);
     // After all were adopted: forgets the records of connections that nobody holds any more.
     void forget_unadopted();
     // After the devices are free of the dead process. Answers how many commands were executed again.
-    std::uint32_t execute_adopted(TcpConnection::InFlight policy);
+    std::uint32_t execute_adopted();
 
     // Ends all connections, then calls `closed`. Listeners stop first.
     void shut_down(std::function<void()> closed);

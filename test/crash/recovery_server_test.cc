@@ -122,7 +122,7 @@ void serve(const std::string& description) {
         for (const auto& connection : kept.connections) {
             engine->offer_connection(connection.socket, connection.id, false);
         }
-        const engine::Adoption adoption = engine->adopt(transport::TcpConnection::InFlight::replay);
+        const engine::Adoption adoption = engine->adopt();
         engine->target().set_loading(false);
         engine->transport().closed = [control = kept.control](std::uint64_t id, const std::string& reason) {
             const std::string text = "C" + std::to_string(id) + " " + reason;

@@ -80,6 +80,9 @@ export type SubsystemSpec = {
   firmware: string;
   allowAnyHost: boolean;
   hosts: string[];
+  /** What becomes of commands that are in flight when the server dies: executed again, answered as to be retried, or
+   * their connection is closed. */
+  inFlight: "replay" | "abort" | "drop";
   cntlidMin: number;
   cntlidMax: number;
 };
@@ -406,7 +409,7 @@ export type NativeEngine = {
   /** Settled once this process is to serve: at once without a keeper. Nothing may be configured before. */
   takeOver(): Promise<Takeover>;
   /** Goes on with what a predecessor left, after the configuration is in place. Once. */
-  adopt(inFlight: "replay" | "abort"): Promise<Adoption>;
+  adopt(): Promise<Adoption>;
   /** null: no keeper. */
   keeperInfo(): Promise<KeeperStatus | null>;
   /** Asks the keeper to replace this process by what is installed now. A failure comes as "restart-failed". */

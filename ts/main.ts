@@ -4,6 +4,7 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
+import { fileURLToPath } from "node:url";
 import { Dispatcher } from "./api/dispatch.js";
 import { MetricsServer } from "./api/http-server.js";
 import { methods } from "./api/methods.js";
@@ -19,7 +20,8 @@ import { type Logger, makeLogger } from "./main/logger.js";
 import { formatEndpoint } from "./model/endpoint.js";
 import { KeelError, toKeelError } from "./model/errors.js";
 import type { JsonObject } from "./model/json.js";
-import { type Addon, loadAddon, type NativeEngine } from "./native/addon.js";
+import { type Addon, type EngineEvent, loadAddon, type NativeEngine } from "./native/addon.js";
+import { keptConfigurationName, parseKept } from "./recovery/kept-configuration.js";
 
 export const defaultConfigFile = "/etc/keel/keel.yaml";
 
@@ -35,6 +37,8 @@ export type StartOptions = {
   /** Instead of what the configuration says. */
   readonly stateDirectory: string | null;
   readonly rpcSocket: string | null;
+  /** Take memory and connections from the keeper that started this process, if one did. */
+  readonly useKeeper: boolean;
   readonly logger: Logger | null;
 };
 
@@ -64,17 +68,18 @@ export function addonOrError(): Addon {
 export async function start(options: StartOptions): Promise<Running> {
   const node = nodeOfHost(hostname());
   const paths = defaultPaths(userPlace());
-  const configFile = options.configFile ?? (existsSync(defaultConfigFile) ? defaultConfigFile : null);
-  const read = (): Loaded => withOverrides(readDocument(options, configFile, node), options, node);
-
-  const file = read();
-  const settings = completeSettings(file.document, file.document.node ?? node, paths);
-  const logger = options.logger ?? makeLogger(logLevelOf(file.document));
-  const { log } = logger;
-
   const addon = addonOrError();
-  const directory = await DurableDirectory.open(settings.stateDirectory);
-  const close: (() => Promise<void>)[] = [() => directory.close()];
+  const keeper = options.useKeeper ? addon.openKeeper() : null;
+
+  // The configuration: from the keeper, if a predecessor left it there, else from the file.
+  const source = new ConfigurationSource(options, node);
+  const early = source.forStart(keeper?.configuration ?? null);
+  const settings = completeSettings(early.document, early.document.node ?? node, paths);
+  const logger = options.logger ?? makeLogger(logLevelOf(early.document));
+  const { log } = logger;
+  source.complain(log);
+
+  const close: (() => Promise<void>)[] = [];
   const closeAll = async (): Promise<void> => {
     for (let step = close.pop(); step !== undefined; step = close.pop()) {
       await step().catch((error: unknown) => log.error({}, `stopping: ${toKeelError(error).message}`));
@@ -82,18 +87,38 @@ export async function start(options: StartOptions): Promise<Running> {
   };
 
   try {
-    const engine = createEngine(addon, engineOptions(settings, await directory.takeGeneration()));
+    // The engine, ready to serve. A standby waits here, with everything loaded, until its predecessor is dead.
+    const generation = DurableDirectory.firstGeneration(settings.stateDirectory);
+    const engine = createEngine(addon, engineOptions(settings, generation));
+    const events = new EventRelay();
+    engine.start((event) => events.take(event));
+    close.push(() => engine.stop());
+    if (engine.isStandby()) log.info({}, "standby");
+    const takeover = await engine.takeOver();
+
+    // From here on this process is the only one. Hosts wait: nothing here may wait for anything else.
+    const kept = keeper === null ? null : await engine.storedText(keptConfigurationName);
+    const file = kept === keeper?.configuration || kept === null ? early : source.forStart(kept);
+    const directory = await DurableDirectory.open(settings.stateDirectory);
     const context = { node, paths, firmware: version.slice(0, 8) };
     const { setLevel: setLogLevel } = logger;
+    const { configFile } = source;
     const server = new Server({ engine, directory, log, context, version, configFile, setLogLevel }, file);
-    close.push(() => server.stop());
-    await server.start();
+    events.deliverTo((event) => server.onEvent(event));
+    close.splice(
+      0,
+      close.length,
+      () => directory.close(),
+      () => server.stop(),
+    );
+    await server.start(takeover);
 
+    // Hosts go on. What follows may wait.
     let askShutdown: () => void = () => undefined;
     const shutdownAsked = new Promise<void>((resolve) => {
       askShutdown = resolve;
     });
-    const reload = async (): Promise<void> => reloadFrom(server, read, log);
+    const reload = async (): Promise<void> => reloadFrom(server, () => source.read(), log);
     const dispatcher = new Dispatcher(methods, {
       server,
       version,
@@ -110,10 +135,13 @@ export async function start(options: StartOptions): Promise<Running> {
     const { listeners } = await server.status();
     const httpEndpoint = http === null ? null : formatEndpoint(http.endpoint);
     const listening = listeners.map((listener) => formatEndpoint(listener));
-    log.info(
-      { version, listening, socket: settings.rpcSocket, http: httpEndpoint, state: settings.stateDirectory },
-      "ready",
-    );
+    const places = {
+      listening,
+      socket: settings.rpcSocket,
+      http: httpEndpoint,
+      state: settings.stateDirectory,
+    };
+    log.info({ version, ...places, kept: takeover.kept }, "ready");
 
     let stopped: Promise<void> | null = null;
     const stop = (): Promise<void> => {
@@ -127,19 +155,74 @@ export async function start(options: StartOptions): Promise<Running> {
   }
 }
 
-function readDocument(options: StartOptions, configFile: string | null, node: string): Loaded {
-  if (options.document !== null) return parseDocument(options.document, node);
-  return configFile === null
-    ? parseDocument({ version: 1 }, node)
-    : parseSources(readSources(configFile), node);
+/** Where the document comes from: given directly, a file, the built-in defaults, or what a predecessor left. */
+class ConfigurationSource {
+  readonly configFile: string | null;
+  private readonly options: StartOptions;
+  private readonly node: string;
+  private complaint: string | null = null;
+
+  constructor(options: StartOptions, node: string) {
+    this.options = options;
+    this.node = node;
+    this.configFile = options.configFile ?? (existsSync(defaultConfigFile) ? defaultConfigFile : null);
+  }
+
+  /** As its file has it now, with what the command line says instead. */
+  read(): Loaded {
+    const { document, stateDirectory, rpcSocket } = this.options;
+    const loaded =
+      document !== null
+        ? parseDocument(document, this.node)
+        : this.configFile === null
+          ? parseDocument({ version: 1 }, this.node)
+          : parseSources(readSources(this.configFile), this.node);
+    if (stateDirectory === null && rpcSocket === null) return loaded;
+    const raw: JsonObject = { ...loaded.raw };
+    if (stateDirectory !== null) raw["state"] = stateDirectory;
+    if (rpcSocket !== null) raw["sockets"] = { rpc: rpcSocket };
+    return parseDocument(raw, this.node);
+  }
+
+  /** `keptText`: what the predecessor left. A file with faults must not keep a successor from serving. */
+  forStart(keptText: string | null): Loaded {
+    const kept = parseKept(keptText);
+    if (kept === null) return this.read();
+    if (kept.readAgain) {
+      try {
+        return this.read();
+      } catch (thrown) {
+        this.complaint = toKeelError(thrown).message;
+      }
+    }
+    try {
+      return parseDocument(kept.file, this.node);
+    } catch {
+      // Written by a version with other rules.
+      return this.read();
+    }
+  }
+
+  complain(log: Log): void {
+    if (this.complaint === null) return;
+    log.error({}, `the configuration file has faults, what held before holds: ${this.complaint}`);
+    this.complaint = null;
+  }
 }
 
-/** What the command line says holds against the file. */
-function withOverrides(loaded: Loaded, options: StartOptions, node: string): Loaded {
-  const raw: JsonObject = { ...loaded.raw };
-  if (options.stateDirectory !== null) raw["state"] = options.stateDirectory;
-  if (options.rpcSocket !== null) raw["sockets"] = { rpc: options.rpcSocket };
-  return options.stateDirectory === null && options.rpcSocket === null ? loaded : parseDocument(raw, node);
+/** Holds the engine's first events until there is a server to take them. */
+class EventRelay {
+  private waiting: EngineEvent[] = [];
+  private deliver: (event: EngineEvent) => void = (event) => this.waiting.push(event);
+
+  take(event: EngineEvent): void {
+    this.deliver(event);
+  }
+
+  deliverTo(receiver: (event: EngineEvent) => void): void {
+    this.deliver = receiver;
+    for (const event of this.waiting.splice(0)) receiver(event);
+  }
 }
 
 function createEngine(addon: Addon, options: ReturnType<typeof engineOptions>): NativeEngine {
@@ -155,6 +238,17 @@ async function reloadFrom(server: Server, read: () => Loaded, log: Log): Promise
   if (needsRestart.length > 0)
     log.warn({ keys: needsRestart }, "these changes take effect at the next start");
   log.info({ steps: steps.length }, "configuration read again");
+}
+
+/**
+ * `keel serve --keeper`: becomes the keeper, which starts `command` (the same server without this option) and holds
+ * its connections. The configuration is checked first, because a keeper would try a faulty one again and again.
+ */
+export function becomeKeeper(options: StartOptions, command: readonly string[]): never {
+  new ConfigurationSource(options, nodeOfHost(hostname())).read();
+  const keeper = fileURLToPath(new URL("../build/Release/keel-keeper", import.meta.url));
+  if (!existsSync(keeper)) throw new KeelError("E_NOT_BUILT", `the keeper ${keeper} is not built`);
+  throw toKeelError(addonOrError().replaceProcess(keeper, [keeper, "--", ...command]));
 }
 
 /** `keel serve`: starts, serves until a signal or keel.shutdown, stops. Answers the exit status. */
@@ -184,14 +278,18 @@ export async function serve(options: StartOptions): Promise<number> {
   return 0;
 }
 
-/** The first SIGTERM or SIGINT; a second one ends the process at once. */
+/**
+ * The first SIGTERM or SIGINT. A later one ends the process at once, but not within a second: a terminal and a keeper
+ * may both pass on the same Ctrl-C.
+ */
 export function stopSignal(): Promise<string> {
   return new Promise((resolve) => {
-    let asked = false;
+    let askedAt: number | null = null;
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
       process.on(signal, () => {
-        if (asked) process.exit(signal === "SIGINT" ? 130 : 143);
-        asked = true;
+        if (askedAt !== null && performance.now() - askedAt > 1000)
+          process.exit(signal === "SIGINT" ? 130 : 143);
+        askedAt ??= performance.now();
         resolve(signal);
       });
     }

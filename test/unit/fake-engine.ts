@@ -3,6 +3,20 @@
 
 import type { EngineEvent, EngineStatus, NativeEngine } from "../../dist/native/addon.js";
 
+export const noRestarts = {
+  restarts: 0,
+  crash: 0,
+  watchdog: 0,
+  upgrade: 0,
+  other: 0,
+  carried: 0,
+  refused: 0,
+  executed: 0,
+  pauseSumNs: 0,
+  pauseCounts: [0, 0, 0],
+  last: [],
+};
+
 export class FakeEngine implements NativeEngine {
   readonly calls: string[] = [];
   readonly admissions: { request: number; allow: boolean; reason: string }[] = [];
@@ -77,6 +91,32 @@ export class FakeEngine implements NativeEngine {
   admit(request: number, allow: boolean, reason: string): void {
     this.admissions.push({ request, allow, reason });
   }
+  isStandby = (): boolean => false;
+  takeOver: NativeEngine["takeOver"] = async () => ({
+    kept: false,
+    carried: false,
+    reason: "start",
+    exit: "",
+    previousPid: 0,
+    restarts: 0,
+  });
+  adopt: NativeEngine["adopt"] = async (inFlight) => {
+    await this.call(`adopt ${inFlight}`);
+    return { carriedArena: false, carried: 0, begun: 0, executed: 0, refused: [] };
+  };
+  keeperInfo: NativeEngine["keeperInfo"] = () => Promise.resolve(null);
+  requestRestart: NativeEngine["requestRestart"] = (reason) => this.call(`requestRestart ${reason}`);
+  alive(): void {
+    this.calls.push("alive");
+  }
+  restarts: NativeEngine["restarts"] = () => Promise.resolve(noRestarts);
+  readonly texts = new Map<string, string>();
+  storeText: NativeEngine["storeText"] = async (name, text) => {
+    this.texts.set(name, text);
+  };
+  storedText: NativeEngine["storedText"] = async (name) => this.texts.get(name) ?? null;
+  setDiscoveryGeneration: NativeEngine["setDiscoveryGeneration"] = () => Promise.resolve();
+  lastPdus: NativeEngine["lastPdus"] = () => Promise.resolve([]);
   disconnectHost: NativeEngine["disconnectHost"] = async (host) => {
     await this.call(`disconnectHost ${host}`);
     return 1;

@@ -6,6 +6,7 @@ import { MetricsText } from "../../dist/metrics/text.js";
 import { emptyHistogram } from "../../dist/model/histogram.js";
 import { hostRows, shareRows } from "../../dist/model/listing.js";
 import type { NamespaceReport, ServerStatus } from "../../dist/model/status.js";
+import { noRestarts } from "./fake-engine.js";
 
 const namespace = (changes: Partial<NamespaceReport> = {}): NamespaceReport => ({
   nsid: 1,
@@ -38,6 +39,8 @@ const status = (changes: Partial<ServerStatus> = {}): ServerStatus => ({
   configFile: null,
   changedAtRunTime: [],
   keeper: null,
+  restarts: noRestarts,
+  restartFailure: null,
   devices: [
     {
       name: "d",

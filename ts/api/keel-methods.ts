@@ -304,6 +304,21 @@ const acting: readonly Method[] = [
       return { disconnected: count };
     },
   ),
+  method(
+    "keel.restart",
+    "Replaces the running server by what is installed now; needs a keeper. Answers at once.",
+    z.strictObject({ reason: z.string().max(200).optional() }),
+    async (context, { reason }) => {
+      await context.server.restart(reason ?? "asked for over the control socket");
+      return true;
+    },
+  ),
+  method(
+    "keel.postmortem",
+    "The last PDUs of each connection of the server before this one.",
+    none,
+    (context) => context.server.lastPdus(),
+  ),
   method("keel.shutdown", "Stops the server in an orderly way.", none, (context) => {
     context.shutdown();
     return true;

@@ -37,6 +37,7 @@ function serving(program: Command): void {
     .description("run the server in the foreground")
     .option("-c, --config <file>", "configuration file (default: /etc/keel/keel.yaml if it exists)")
     .option("--state <directory>", "the durable directory, instead of what the configuration says")
+    .option("--keeper", "under a keeper: hosts notice no crash and no restart of the server")
     .addOption(socketOption())
     .action(async (options) => (await import("./commands/serve.js")).serveCommand(options));
   program
@@ -181,6 +182,13 @@ function looking(program: Command): void {
     .description("read the configuration file again")
     .addOption(socketOption())
     .action(async (options) => (await import("./commands/change.js")).reloadCommand(options));
+  asking(program.command("restart"))
+    .description("replace the running server by what is installed now; hosts notice a short pause")
+    .option("--reason <text>", "for the log", "asked for by keel restart")
+    .action(async (options) => (await import("./commands/restart.js")).restartCommand(options));
+  asking(program.command("postmortem"))
+    .description("the last PDUs of each connection of the server that ended before this one")
+    .action(async (options) => (await import("./commands/restart.js")).postmortemCommand(options));
   program
     .command("shutdown")
     .description("stop the server in an orderly way")

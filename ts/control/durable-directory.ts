@@ -7,8 +7,8 @@
 // in the abstract name space is the lock, because the kernel releases it with the process.
 
 import { randomUUID } from "node:crypto";
-import { constants } from "node:fs";
-import { access, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { constants, readFileSync, statSync } from "node:fs";
+import { access, open, rename, rm, stat } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import type { Identities } from "../config/complete.js";
@@ -21,6 +21,7 @@ import { makeDirectory } from "./make-directory.js";
 const fileBytesMax = 64 << 20;
 /** The counter's reserve: one write to the disk per so many changes. */
 const generationsReserved = 256n;
+const generationsAhead = 1n << 20n;
 
 export type RecordedChanges = {
   readonly changes: readonly Change[];
@@ -101,9 +102,9 @@ export class DurableDirectory {
     }
     const lock = await takeLock(path);
     try {
-      const identity = await readJson(join(path, "identity.json"));
-      const changes = await readJson(join(path, "changes.json"));
-      const discovery = await readJson(join(path, "discovery.json"));
+      const identity = readJson(join(path, "identity.json"));
+      const changes = readJson(join(path, "changes.json"));
+      const discovery = readJson(join(path, "discovery.json"));
       const identities: Identities =
         identity === null
           ? { server: parseHex128(randomUUID()) as Hex128, namespaces: {}, serials: {} }
@@ -141,11 +142,16 @@ export class DurableDirectory {
     this.changeRecord = record;
   }
 
-  /** Where the counter starts: never below what hosts may have seen. */
-  async takeGeneration(): Promise<bigint> {
-    const start = this.generationReserved + 1n;
-    await this.reserveGeneration(start);
-    return start;
+  /**
+   * Where the counter of a process starts that is about to use the directory: never below what hosts may have seen.
+   * A standby asks while its predecessor still counts, so the start leaves room for what that one may yet reach.
+   * The start is made durable by reserveGeneration.
+   */
+  static firstGeneration(path: string): bigint {
+    const recorded = readJson(join(path, "discovery.json"));
+    return (
+      (recorded === null ? 0n : readGeneration(recorded, join(path, "discovery.json"))) + generationsAhead
+    );
   }
 
   /** Called with each value that the counter reaches; writes only when the reserve is used up. */
@@ -185,11 +191,12 @@ function readGeneration(value: JsonObject, path: string): bigint {
   return BigInt(reserved);
 }
 
-async function readJson(path: string): Promise<JsonObject | null> {
+/** Synchronous: three small files, read while hosts wait for a successor. */
+function readJson(path: string): JsonObject | null {
   let text: string;
   try {
-    if ((await stat(path)).size > fileBytesMax) throw corrupt(path, "is larger than 64 MiB");
-    text = await readFile(path, "utf8");
+    if (statSync(path).size > fileBytesMax) throw corrupt(path, "is larger than 64 MiB");
+    text = readFileSync(path, "utf8");
   } catch (thrown) {
     if (thrown instanceof KeelError) throw thrown;
     const { code } = thrown as NodeJS.ErrnoException;

@@ -14,6 +14,8 @@ export type ProcessFacts = Pick<
   | "configFile"
   | "changedAtRunTime"
   | "keeper"
+  | "restarts"
+  | "restartFailure"
   | "process"
   | "events"
 >;

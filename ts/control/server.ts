@@ -13,17 +13,19 @@ import { KeelError, toKeelError } from "../model/errors.js";
 import { type JsonObject, sameJson, toJson } from "../model/json.js";
 import type { Desired, LogLevel, State } from "../model/state.js";
 import type { ServerStatus } from "../model/status.js";
-import type { EngineEvent, NativeEngine } from "../native/addon.js";
+import type { Adoption, EngineEvent, LastPdus, NativeEngine, Takeover } from "../native/addon.js";
 import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
+import { formatKept, keptConfigurationName } from "../recovery/kept-configuration.js";
 import { admit } from "./admission.js";
 import { withDeadline } from "./deadline.js";
-import type { DurableDirectory } from "./durable-directory.js";
+import { DurableDirectory } from "./durable-directory.js";
 import { EventRing } from "./events.js";
 import type { Log } from "./log.js";
 import { Reconciler } from "./reconciler.js";
 import { serverStatus } from "./report.js";
 
 const retryMs = 2_000;
+const aliveMs = 1_000;
 const statusDeadlineMs = 5_000;
 const stopDeadlineMs = 10_000;
 
@@ -61,6 +63,9 @@ export class Server {
   private queue: Promise<unknown> = Promise.resolve();
   private retry: NodeJS.Timeout | null = null;
   private stopping = false;
+  private kept = false;
+  private watchdog: NodeJS.Timeout | null = null;
+  private restartFailure: { timeMs: number; reason: string } | null = null;
 
   /** `file`: the configuration as its file has it. */
   constructor(parts: ServerParts, file: Loaded) {
@@ -79,20 +84,65 @@ export class Server {
     return this.desired.settings;
   }
 
-  /** Starts the engine and brings up what the file and the recorded changes say. */
-  async start(): Promise<void> {
+  /**
+   * Brings up what the file and the recorded changes say, then goes on with what a predecessor left. The engine has
+   * been started, and this process is the one that is to serve.
+   */
+  async start(takeover: Takeover): Promise<void> {
     const { engine, directory } = this.parts;
-    engine.start((event) => this.onEvent(event));
     await engine.setLoading(true);
     const record = directory.changes;
     let kept = await this.bringUp(record.previous ?? record.changes);
     if (record.previous !== null) kept = (await this.finish(record.changes)) ?? kept;
+    this.reportAdoption(takeover, await engine.adopt("replay"));
+    await engine.setLoading(false);
+    // Hosts go on already: what follows is bookkeeping that a kill may repeat.
     if (record.previous !== null || !sameJson(kept, record.changes)) {
       await directory.writeChanges({ changes: kept, previous: null });
     }
     await this.rememberIdentities(this.desired.state);
-    await engine.setLoading(false);
+    await this.continueGeneration(takeover);
+    this.kept = takeover.kept;
+    await this.leaveConfiguration(false);
+    if (takeover.kept) this.watchdog = setInterval(() => engine.alive(), aliveMs).unref();
     this.scheduleRetry();
+  }
+
+  private reportAdoption(takeover: Takeover, adoption: Adoption): void {
+    const { log } = this.parts;
+    const { carried, begun, executed, refused } = adoption;
+    for (const line of refused) log.warn({ area: "restart" }, `could not go on: ${line}`);
+    if (takeover.reason === "" || takeover.reason === "start") return;
+    const { reason, exit, previousPid, restarts } = takeover;
+    const text = `restart after ${reason}: ${carried} connections and ${executed} commands carried over`;
+    this.events.add(refused.length > 0 ? "warn" : "info", text);
+    log.info({ area: "restart", reason, exit, previousPid, restarts, carried, begun, executed }, text);
+  }
+
+  /** A carried arena has the counter; otherwise it starts above everything that hosts may have seen. */
+  private async continueGeneration(takeover: Takeover): Promise<void> {
+    if (takeover.carried) return;
+    const { engine, directory } = this.parts;
+    const generation = DurableDirectory.firstGeneration(directory.path);
+    await engine.setDiscoveryGeneration(generation);
+    await directory.reserveGeneration(generation);
+  }
+
+  /** With the keeper, for a successor. */
+  private async leaveConfiguration(readAgain: boolean): Promise<void> {
+    if (!this.kept) return;
+    await this.parts.engine.storeText(keptConfigurationName, formatKept({ file: this.file.raw, readAgain }));
+  }
+
+  /** Asks the keeper to replace this process by what is installed now. It goes on until the new one is ready. */
+  async restart(reason: string): Promise<void> {
+    this.restartFailure = null;
+    await this.leaveConfiguration(true);
+    await withDeadline(this.parts.engine.requestRestart(reason), statusDeadlineMs, "asking for a restart");
+  }
+
+  async lastPdus(): Promise<LastPdus[]> {
+    return withDeadline(this.parts.engine.lastPdus(), statusDeadlineMs, "the flight recorder");
   }
 
   /** The change that a dead predecessor was carrying out: done now, or (null) undone. */
@@ -212,10 +262,9 @@ export class Server {
       this.file = file;
       try {
         const needsRestart = this.needRestart(this.complete(file));
-        return {
-          ...(await this.changeNow(merge.raw, { dryRun: false, allowDataLoss: false })),
-          needsRestart,
-        };
+        const result = await this.changeNow(merge.raw, { dryRun: false, allowDataLoss: false });
+        await this.leaveConfiguration(false);
+        return { ...result, needsRestart };
       } catch (thrown) {
         this.file = before;
         throw thrown;
@@ -319,7 +368,9 @@ export class Server {
   }
 
   async status(): Promise<ServerStatus> {
-    const engine = await withDeadline(this.parts.engine.status(), statusDeadlineMs, "the engine's status");
+    const { engine: native } = this.parts;
+    const ask = Promise.all([native.status(), native.restarts(), this.kept ? native.keeperInfo() : null]);
+    const [engine, restarts, keeper] = await withDeadline(ask, statusDeadlineMs, "the engine's status");
     const memory = process.memoryUsage.rss();
     const cpu = process.cpuUsage();
     return serverStatus(engine, this.desired, this.reconciler.actual, this.reconciler.waiting, {
@@ -329,7 +380,9 @@ export class Server {
       nowMs: Date.now(),
       configFile: this.parts.configFile,
       changedAtRunTime: changesBetween(this.file.raw, this.raw).map(({ object }) => object),
-      keeper: null,
+      keeper,
+      restarts,
+      restartFailure: this.restartFailure,
       process: {
         residentBytes: memory,
         cpuSeconds: (cpu.user + cpu.system) / 1e6,
@@ -339,7 +392,8 @@ export class Server {
     });
   }
 
-  private onEvent(event: EngineEvent): void {
+  /** What the engine says, in order, on the main thread. */
+  onEvent(event: EngineEvent): void {
     const { log, engine, directory } = this.parts;
     switch (event.type) {
       case "connect": {
@@ -370,6 +424,15 @@ export class Server {
           log.error({}, `the discovery generation counter is not durable: ${toKeelError(error).message}`);
         });
         return;
+      case "restart-failed":
+        this.restartFailure = { timeMs: Date.now(), reason: event.reason };
+        this.leaveConfiguration(false).catch((error: unknown) => log.error({}, toKeelError(error).message));
+        this.events.add("error", `restart failed: ${event.reason}`);
+        log.error(
+          { area: "restart", code: "E_RESTART_FAILED" },
+          `the new server did not start: ${event.reason}`,
+        );
+        return;
       case "device":
         this.events.add(
           event.state === "ok" ? "info" : "warn",
@@ -386,6 +449,7 @@ export class Server {
   async stop(): Promise<void> {
     this.stopping = true;
     if (this.retry !== null) clearTimeout(this.retry);
+    if (this.watchdog !== null) clearInterval(this.watchdog);
     await this.queue;
     await withDeadline(this.parts.engine.stop(), stopDeadlineMs, "stopping the engine");
   }

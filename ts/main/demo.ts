@@ -122,6 +122,7 @@ export async function demo(options: DemoOptions): Promise<number> {
       document,
       stateDirectory: null,
       rpcSocket: null,
+      useKeeper: false,
       logger: makeLogger("warn"),
     });
     const good = await present(running, socket, options);

@@ -173,6 +173,50 @@ function server(text: MetricsText, status: ServerStatus): void {
   )({}, status.discoveryGeneration);
 }
 
+function restarts(text: MetricsText, status: ServerStatus): void {
+  const { restarts: all } = status;
+  const total = text.family(
+    "keel_restarts_total",
+    "counter",
+    "Restarts that hosts were carried over, by reason.",
+  );
+  for (const reason of ["crash", "watchdog", "upgrade", "other"] as const) total({ reason }, all[reason]);
+  const pause = text.family(
+    "keel_restart_pause_seconds",
+    "histogram",
+    "From a server's death to its successor's first byte.",
+  );
+  let count = 0;
+  for (const [bucket, pauses] of all.pauseCounts.slice(0, -1).entries()) {
+    count += pauses;
+    pause({ le: 2 ** bucket / 1000 }, count, "_bucket");
+  }
+  count += all.pauseCounts.at(-1) ?? 0;
+  pause({ le: "+Inf" }, count, "_bucket");
+  pause({}, all.pauseSumNs / nsPerSecond, "_sum");
+  pause({}, count, "_count");
+  text.family(
+    "keel_connections_carried_total",
+    "counter",
+    "Connections carried over restarts.",
+  )({}, all.carried);
+  text.family(
+    "keel_connections_not_carried_total",
+    "counter",
+    "Connections that a restart had to end.",
+  )({}, all.refused);
+  text.family(
+    "keel_commands_executed_again_total",
+    "counter",
+    "Commands in flight at a restart.",
+  )({}, all.executed);
+  text.family(
+    "keel_keeper_up",
+    "gauge",
+    "1 if a keeper holds the connections.",
+  )({}, status.keeper === null ? 0 : 1);
+}
+
 export function serverMetrics(status: ServerStatus): string {
   const text = new MetricsText();
   const rows = status.subsystems.flatMap((subsystem) =>
@@ -186,5 +230,6 @@ export function serverMetrics(status: ServerStatus): string {
   latencies(text, rows);
   devices(text, status);
   sessions(text, status);
+  restarts(text, status);
   return text.toString();
 }

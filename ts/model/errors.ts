@@ -211,6 +211,18 @@ export const errorTable = {
     fix: "rpc_get_methods lists the methods",
     exit: 2,
   },
+  E_NO_KEEPER: {
+    text: "there is no keeper that could do this",
+    cause: "the server was started without one, so nobody holds its connections while it restarts",
+    fix: "start it with keel serve --keeper, or under systemd as the unit in docs/ does",
+    exit: 4,
+  },
+  E_RESTART_FAILED: {
+    text: "the new server did not start; the old one goes on",
+    cause: "what is installed now is damaged, or refuses the configuration",
+    fix: "correct what the server's log names, then keel restart",
+    exit: 1,
+  },
   E_STOPPED: {
     text: "the server is stopping",
     cause: "it was told to stop and takes no further changes",

@@ -103,6 +103,54 @@ export type ListenerReport = {
   discoveryOnly: boolean;
 };
 
+export type KeeperReport = {
+  pid: number;
+  sinceMs: number;
+  keeperStarts: number;
+  restarts: number;
+  lastReason: string;
+  memoryFiles: number;
+  listeners: number;
+  connections: number;
+  accepted: number;
+  refused: number;
+  standby: string;
+  standbyPid: number;
+  systemd: boolean;
+};
+
+export type RestartReport = {
+  number: number;
+  timeMs: number;
+  reason: string;
+  exit: string;
+  previousPid: number;
+  pauseMs: number;
+  startMs: number;
+  configureMs: number;
+  adoptMs: number;
+  carried: number;
+  begun: number;
+  refused: number;
+  executed: number;
+};
+
+export type RestartsReport = {
+  restarts: number;
+  crash: number;
+  watchdog: number;
+  upgrade: number;
+  other: number;
+  carried: number;
+  refused: number;
+  executed: number;
+  pauseSumNs: number;
+  /** Pauses below 1 ms, 2 ms, 4 ms, …; the last counts all above. */
+  pauseCounts: number[];
+  /** Newest first. */
+  last: RestartReport[];
+};
+
 export type EventReport = { timeMs: number; level: "info" | "warn" | "error"; text: string };
 
 export type ServerStatus = {
@@ -116,7 +164,10 @@ export type ServerStatus = {
   /** Objects whose run-time state differs from the configuration file. */
   changedAtRunTime: string[];
   /** Who keeps connections while the server restarts; null: nobody, so a restart drops them. */
-  keeper: string | null;
+  keeper: KeeperReport | null;
+  restarts: RestartsReport;
+  /** Why the last planned restart did not take place. */
+  restartFailure: { timeMs: number; reason: string } | null;
   devices: DeviceReport[];
   subsystems: SubsystemReport[];
   controllers: ControllerReport[];

@@ -1,25 +1,41 @@
 // `keel serve` and `keel demo`: the only commands that start a server.
 
 import { resolve } from "node:path";
+import type { StartOptions } from "../../main.js";
 import { KeelError } from "../../model/errors.js";
 import { parseSize } from "../../model/units.js";
 import { print } from "../output.js";
 
 const absolute = (path: string | undefined): string | null => (path === undefined ? null : resolve(path));
 
-export async function serveCommand(options: {
-  config?: string;
-  state?: string;
-  socket?: string;
-}): Promise<void> {
-  const { serve } = await import("../../main.js");
-  process.exitCode = await serve({
+type ServeFlags = { config?: string; state?: string; socket?: string; keeper?: boolean };
+
+/** The same command without --keeper, for the keeper to run. */
+function serverCommand(options: ServeFlags): string[] {
+  const program = process.argv[1];
+  if (program === undefined) throw new KeelError("E_INTERNAL", "this program does not know its own path");
+  const given = (flag: string, value: string | undefined) =>
+    value === undefined ? [] : [flag, resolve(value)];
+  const places = [
+    ...given("--config", options.config),
+    ...given("--state", options.state),
+    ...given("--socket", options.socket),
+  ];
+  return [process.execPath, ...process.execArgv, resolve(program), "serve", ...places];
+}
+
+export async function serveCommand(options: ServeFlags): Promise<void> {
+  const { becomeKeeper, serve } = await import("../../main.js");
+  const start: StartOptions = {
     configFile: absolute(options.config),
     document: null,
     stateDirectory: absolute(options.state),
     rpcSocket: absolute(options.socket),
+    useKeeper: true,
     logger: null,
-  });
+  };
+  if (options.keeper === true) becomeKeeper(start, serverCommand(options));
+  process.exitCode = await serve(start);
 }
 
 export async function demoCommand(options: { once?: boolean; port?: string; size: string }): Promise<void> {

@@ -4,7 +4,7 @@ import { formatEndpoint } from "../../model/endpoint.js";
 import { formatUuid } from "../../model/ids.js";
 import type { Json } from "../../model/json.js";
 import { type HostRow, hostRows, type ShareRow, shareRows } from "../../model/listing.js";
-import type { ListenerReport, ServerStatus } from "../../model/status.js";
+import type { KeeperReport, ListenerReport, ServerStatus } from "../../model/status.js";
 import { formatSize, formatSpan } from "../../model/units.js";
 import { type Column, type Format, print, printData, printRows, tableText } from "../output.js";
 import type { CommonOptions } from "../program.js";
@@ -69,6 +69,24 @@ export async function listenersCommand(options: CommonOptions): Promise<void> {
   );
 }
 
+function keeperText(keeper: KeeperReport | null): string {
+  if (keeper === null)
+    return "nobody: when the server ends, its hosts are disconnected and reconnect by themselves";
+  const systemd = keeper.systemd ? ", its store in systemd" : "";
+  const standby = keeper.standbyPid === 0 ? keeper.standby : `${keeper.standby} (pid ${keeper.standbyPid})`;
+  return `keeper pid ${keeper.pid}${systemd}, ${keeper.connections} connection(s) held · standby ${standby}`;
+}
+
+function restartsText(status: ServerStatus): string {
+  const { restarts, last } = status.restarts;
+  const [newest] = last;
+  if (newest === undefined) return String(restarts);
+  const when = formatSpan(status.nowMs - newest.timeMs);
+  const how = newest.exit === "" ? newest.reason : `${newest.reason} (${newest.exit})`;
+  const parts = `start ${newest.startMs.toFixed(1)}, configure ${newest.configureMs.toFixed(1)}, adopt ${newest.adoptMs.toFixed(1)}`;
+  return `${restarts}, the last ${when} ago: ${how}, pause ${newest.pauseMs.toFixed(1)} ms (${parts}), ${newest.carried} connections carried`;
+}
+
 function statusText(status: ServerStatus): string {
   const hosts = new Set(status.controllers.filter((one) => !one.discovery).map(({ hostNqn }) => hostNqn));
   const waiting = status.devices.filter((device) => device.state !== "ok");
@@ -87,10 +105,8 @@ function statusText(status: ServerStatus): string {
       `${status.subsystems.length} subsystem(s), ${shareRows(status).filter((row) => row.nsid > 0).length} namespace(s)`,
     ],
     ["hosts", `${hosts.size} connected, ${queues} queue pair(s), ${status.connections.length} connection(s)`],
-    [
-      "kept by",
-      status.keeper ?? "nobody: when the server ends, its hosts are disconnected and reconnect by themselves",
-    ],
+    ["restarts", restartsText(status)],
+    ["kept by", keeperText(status.keeper)],
     ["configuration", status.configFile ?? "built-in defaults"],
     [
       "memory",

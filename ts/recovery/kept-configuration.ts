@@ -1,0 +1,31 @@
+// The configuration that a keeper holds for a server's successor. A crash is no occasion to meet an edited file: the
+// successor goes on with the document that the dead server had read, unless it is there because somebody asked for a
+// restart or a reload. Run-time changes are not in it; they stand in the durable directory.
+
+import { isJsonObject, type JsonObject, toJson } from "../model/json.js";
+
+/** The name under which the keeper holds it. */
+export const keptConfigurationName = "configuration";
+
+export type KeptConfiguration = {
+  /** The document as its file had it. */
+  readonly file: JsonObject;
+  /** The successor is to read the file again. */
+  readonly readAgain: boolean;
+};
+
+export const formatKept = (kept: KeptConfiguration): string => toJson({ version: 1, ...kept });
+
+/** null: there is none, or another version of this program wrote it. Then the file is read. */
+export function parseKept(text: string | null): KeptConfiguration | null {
+  if (text === null) return null;
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return null;
+  }
+  if (!isJsonObject(value) || value["version"] !== 1) return null;
+  const { file, readAgain } = value;
+  return isJsonObject(file) && typeof readAgain === "boolean" ? { file, readAgain } : null;
+}

@@ -1,6 +1,6 @@
-// Abort: really ends commands. A command that waits ends at once; one whose block requests are with a device is
-// cancelled there, and the Abort's own answer follows when the command has ended, one way or the other, but does not
-// wait for a device that takes its time.
+// Abort: really ends commands. A command that waits ends at once; one whose block requests are with a device
+// is cancelled there, and the Abort's own answer follows when the command has ended, one way or the other,
+// but does not wait for a device that takes its time.
 //
 // NVM Express Base 2.0 §5.1.
 

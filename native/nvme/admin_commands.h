@@ -1,5 +1,5 @@
-// The admin command set as one table: admission, execution and effects of each command, and which kind of controller
-// has it. Identify, log pages and features are tables of their own in their files.
+// The admin command set as one table: admission, execution and effects of each command, and which kind of
+// controller has it. Identify, log pages and features are tables of their own in their files.
 //
 // NVM Express Base 2.0 §3.1.3.4 (support requirements), §5 (admin commands).
 #pragma once

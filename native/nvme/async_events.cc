@@ -1,8 +1,8 @@
-// Asynchronous events: what happened waits in the record until the host has a request parked and wants the event; once
-// reported it is quiet until the host has read the log page that belongs to it.
+// Asynchronous events: what happened waits in the record until the host has a request parked and wants the
+// event; once reported it is quiet until the host has read the log page that belongs to it.
 //
-// An event is taken from the record only after its report's `done` was stored, so a kill can repeat a report but not
-// lose one.
+// An event is taken from the record only after its report's `done` was stored, so a kill can repeat a report
+// but not lose one.
 //
 // NVM Express Base 2.0 §5.2 (Asynchronous Event Request), §5.27.1.8 (configuration).
 
@@ -35,14 +35,14 @@ constexpr std::array rows{
              static_cast<std::uint8_t>(wire::AsyncNoticeInfo::asymmetric_namespace_access_change),
              wire::LogPage::asymmetric_namespace_access, wire::async_events::ana_change},
     EventRow{AsyncEvent::discovery_change, wire::AsyncEventType::notice,
-             static_cast<std::uint8_t>(wire::AsyncNoticeInfo::discovery_log_page_change), wire::LogPage::discovery,
-             wire::async_events::discovery_log},
+             static_cast<std::uint8_t>(wire::AsyncNoticeInfo::discovery_log_page_change),
+             wire::LogPage::discovery, wire::async_events::discovery_log},
     EventRow{AsyncEvent::persistent_internal_error, wire::AsyncEventType::error_status,
              static_cast<std::uint8_t>(wire::AsyncErrorInfo::persistent_internal_error),
              wire::LogPage::error_information, 0},
     EventRow{AsyncEvent::temperature, wire::AsyncEventType::smart_health,
-             static_cast<std::uint8_t>(wire::AsyncSmartInfo::temperature_threshold), wire::LogPage::smart_health,
-             warning_temperature},
+             static_cast<std::uint8_t>(wire::AsyncSmartInfo::temperature_threshold),
+             wire::LogPage::smart_health, warning_temperature},
 };
 
 constexpr bool in_order_of_the_enum() {
@@ -105,7 +105,8 @@ void Controller::deliver_events() {
         std::copy(parked_.begin() + 1, parked_.end(), parked_.begin());
         parked_[--parked_count_] = nullptr;
         request.record->result0 = wire::async_event_dw0(row.type, row.info, row.log_page);
-        // Which event: by its place in the table. The mask is set first, so that no step in between loses the event.
+        // Which event: by its place in the table. The mask is set first, so that no step in between loses the
+        // event.
         request.step = static_cast<std::uint32_t>(row.event);
         request.after_done = [](Command& done) {
             if (Controller* const controller = done.queue->controller()) {

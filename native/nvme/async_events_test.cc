@@ -185,7 +185,8 @@ TEST_CASE("abort: what a device does not give up goes on, and the Abort does not
     rig.disk(1).holding = true;
     rig.disk(1).cancellable = false;
     const auto read = host.start(queue, ScriptedHost::read_entry(1, 0, 1, 4096));
-    const auto abort = host.start(*host.admin, testing::Entry(0x08).dword(10, 1 | (std::uint32_t{read} << 16)));
+    const auto abort =
+        host.start(*host.admin, testing::Entry(0x08).dword(10, 1 | (std::uint32_t{read} << 16)));
     CHECK(!host.admin->take(abort).has_value());
     rig.advance(1'100 * base::millisecond);
     const auto answer = host.admin->take(abort);

@@ -51,19 +51,17 @@ Controller::~Controller() {
     if (flush_ != nullptr && flush_->ns != nullptr) {  // the whole target goes while a device still flushes
         flush_->ns->release();
         flush_->controller = nullptr;
-        flush_.release();
+        static_cast<void>(flush_.release());
     }
 }
 
-void Controller::announce() {
-    target_.emit(event_of(*this, TargetEventKind::controller_created, ""));
-}
+void Controller::announce() { target_.emit(event_of(*this, TargetEventKind::controller_created, "")); }
 
 // --- queues ---
 
 std::uint32_t Controller::io_queue_count() const {
-    return static_cast<std::uint32_t>(
-        std::count_if(queues_.begin() + 1, queues_.end(), [](const QueuePair* queue) { return queue != nullptr; }));
+    return static_cast<std::uint32_t>(std::count_if(queues_.begin() + 1, queues_.end(),
+                                                    [](const QueuePair* queue) { return queue != nullptr; }));
 }
 
 std::uint16_t Controller::io_queues_allowed() const {

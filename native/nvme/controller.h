@@ -1,11 +1,12 @@
-// A controller: the association between one host and one subsystem, from the Connect of its admin queue until that
-// queue is gone. Dynamic controller model: each association gets a controller of its own.
+// A controller: the association between one host and one subsystem, from the Connect of its admin queue until
+// that queue is gone. Dynamic controller model: each association gets a controller of its own.
 //
-// Its lasting state lies in a ControllerRecord; this object adds pointers and timers. All of a controller's queues
-// live on one reactor thread. The admin commands are rows of one table (admin_commands.cc), split by topic over
-// identify.cc, log_pages.cc, features.cc, async_events.cc and abort.cc.
+// Its lasting state lies in a ControllerRecord; this object adds pointers and timers. All of a controller's
+// queues live on one reactor thread. The admin commands are rows of one table (admin_commands.cc), split by
+// topic over identify.cc, log_pages.cc, features.cc, async_events.cc and abort.cc.
 //
-// NVM Express Base 2.0 §3.1 (controllers, properties), §3.5–3.7 (initialization, shutdown, reset), §3.9 (keep alive).
+// NVM Express Base 2.0 §3.1 (controllers, properties), §3.5–3.7 (initialization, shutdown, reset), §3.9 (keep
+// alive).
 #pragma once
 
 #include <array>
@@ -27,9 +28,10 @@ namespace nvme {
 class Target;
 
 class Controller {
-public:
+  public:
     // `record` is filled and in use; `slot` is its index.
-    Controller(Target& target, Subsystem& subsystem, ControllerRecord& record, std::uint32_t slot, bool adopted);
+    Controller(Target& target, Subsystem& subsystem, ControllerRecord& record, std::uint32_t slot,
+               bool adopted);
     ~Controller();
     Controller(const Controller&) = delete;
     Controller& operator=(const Controller&) = delete;
@@ -76,7 +78,8 @@ public:
     // The value of a property; false if there is none at `offset` or it has another size.
     bool property_get(std::uint32_t offset, bool eight_bytes, std::uint64_t& value) const;
     // `command` is the Property Set, which a reset that it causes leaves alone.
-    wire::Status property_set(std::uint32_t offset, bool eight_bytes, std::uint64_t value, const Command* command);
+    wire::Status property_set(std::uint32_t offset, bool eight_bytes, std::uint64_t value,
+                              const Command* command);
     static std::uint64_t capabilities();
     // All features as after a Controller Level Reset.
     void reset_features();
@@ -92,7 +95,7 @@ public:
     // --- events (async_events.cc) --------------------------------------------------------------------------
     void namespace_changed(std::uint32_t nsid);
     void raise(AsyncEvent event);
-    void clear(AsyncEvent event);     // the host has read the log page
+    void clear(AsyncEvent event);       // the host has read the log page
     void park(Command& event_request);  // an Asynchronous Event Request waits
     std::uint32_t parked_requests() const { return parked_count_; }
     // What is pending may go out now: the feature was set, or it follows from what changed over a restart.
@@ -112,7 +115,7 @@ public:
     // Ends an executing admin command at once: a parked event request, an Abort, what waits for a buffer.
     void abort_admin(Command& command);
 
-private:
+  private:
     struct OwnTimer : reactor::Timer {
         OwnTimer(reactor::Reactor& r, Callback callback, Controller& c) : Timer(r, callback), controller(c) {}
         Controller& controller;
@@ -167,7 +170,7 @@ private:
     std::uint32_t slot_;
     bool adopted_;
     std::array<QueuePair*, limits::io_queues_per_controller_max + 1> queues_{};
-    std::uint32_t leaving_queues_ = 0;  // detached, not idle yet
+    std::uint32_t leaving_queues_ = 0;                                 // detached, not idle yet
     std::array<Command*, limits::async_event_requests_max> parked_{};  // oldest first
     std::uint32_t parked_count_ = 0;
     std::array<PendingAbort, limits::abort_commands_max> aborts_{};

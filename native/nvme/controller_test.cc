@@ -1,4 +1,5 @@
-// The life of a controller: properties, reset, shutdown, keep alive [NVM Express Base 2.0 §3.1.3, §3.5 to §3.9].
+// The life of a controller: properties, reset, shutdown, keep alive [NVM Express Base 2.0 §3.1.3, §3.5 to
+// §3.9].
 
 #include <doctest/doctest.h>
 
@@ -14,16 +15,16 @@ TEST_CASE("controller: properties say what the controller is") {
     ScriptedHost host(rig);
     REQUIRE(host.connect().status().ok());
     const std::uint64_t cap = host.property(0x00, true);
-    CHECK((cap & 0xFFFF) == 1023);          // MQES
-    CHECK(((cap >> 16) & 1) == 1);          // CQR
-    CHECK(((cap >> 24) & 0xFF) == 30);      // TO
-    CHECK(((cap >> 37) & 0xFF) == 0x41);    // CSS: NVM, selectable command sets
-    CHECK(((cap >> 48) & 0xFF) == 0);       // MPSMIN, MPSMAX
-    CHECK(((cap >> 59) & 3) == 1);          // CRMS: ready with media
+    CHECK((cap & 0xFFFF) == 1023);        // MQES
+    CHECK(((cap >> 16) & 1) == 1);        // CQR
+    CHECK(((cap >> 24) & 0xFF) == 30);    // TO
+    CHECK(((cap >> 37) & 0xFF) == 0x41);  // CSS: NVM, selectable command sets
+    CHECK(((cap >> 48) & 0xFF) == 0);     // MPSMIN, MPSMAX
+    CHECK(((cap >> 59) & 3) == 1);        // CRMS: ready with media
     CHECK(host.property(0x08) == 0x00020000);
     CHECK(host.property(0x14) == 0);
     CHECK(host.property(0x1C) == 0);
-    CHECK(host.property(0x68) == 30);       // CRTO.CRWMT
+    CHECK(host.property(0x68) == 30);  // CRTO.CRWMT
 }
 
 TEST_CASE("controller: properties that do not exist or have another size are invalid fields") {
@@ -116,7 +117,9 @@ TEST_CASE("controller: a reset ends commands and I/O queues and keeps the associ
     CHECK(rig.count(nvme::TargetEventKind::controller_reset) == 1);
 }
 
-TEST_CASE("controller: a host that enables again without waiting gets its controller when the old commands are gone") {
+TEST_CASE(
+    "controller: a host that enables again without waiting gets its controller when the old commands are "
+    "gone") {
     TargetRig rig;
     rig.with_subsystem();
     ScriptedHost host(rig);
@@ -149,7 +152,8 @@ TEST_CASE("controller: a shutdown flushes every namespace before it is complete"
     rig.run();
     CHECK(rig.disk(3).flushes == 1);
     CHECK((host.property(0x1C) & 0x0C) == 0x08);
-    const auto late = host.send(rig.open(), ScriptedHost::connect_entry(1, 31), host.connect_data(host.cntlid));
+    const auto late =
+        host.send(rig.open(), ScriptedHost::connect_entry(1, 31), host.connect_data(host.cntlid));
     REQUIRE(late.has_value());
     CHECK(!late->status().ok());
     host.admin->close();

@@ -60,16 +60,16 @@ void put_text(char (&field)[Size], std::string_view text, char padding) {
     std::memcpy(field, text.data(), std::min(text.size(), Size));
 }
 
-wire::DiscoveryLogEntry entry_at(std::string_view transport, std::string_view family, std::string_view address,
-                                 std::string_view service, std::uint16_t port_id, std::string_view nqn,
-                                 wire::SubsystemType type) {
+wire::DiscoveryLogEntry entry_at(std::string_view transport, std::string_view family,
+                                 std::string_view address, std::string_view service, std::uint16_t port_id,
+                                 std::string_view nqn, wire::SubsystemType type) {
     wire::DiscoveryLogEntry entry;
     entry.trtype = transport_type(transport);
     entry.adrfam = address_family(family);
     entry.subtype = static_cast<std::uint8_t>(type);
-    entry.treq = static_cast<std::uint8_t>(
-        wire::treq::secure_channel.put(wire::treq::secure_channel_not_required) |
-        wire::treq::sq_flow_control_disable_supported.put(1));
+    entry.treq =
+        static_cast<std::uint8_t>(wire::treq::secure_channel.put(wire::treq::secure_channel_not_required) |
+                                  wire::treq::sq_flow_control_disable_supported.put(1));
     entry.portid = port_id;
     entry.cntlid = wire::cntlid_dynamic;
     entry.asqsz = limits::queue_entries_max;
@@ -80,13 +80,14 @@ wire::DiscoveryLogEntry entry_at(std::string_view transport, std::string_view fa
     return entry;
 }
 
-wire::DiscoveryLogEntry entry_at(const ListenerInfo& listener, std::string_view nqn, wire::SubsystemType type) {
+wire::DiscoveryLogEntry entry_at(const ListenerInfo& listener, std::string_view nqn,
+                                 wire::SubsystemType type) {
     return entry_at(listener.transport, listener.address_family, listener.address, listener.service,
                     listener.port_id, nqn, type);
 }
 
 class Digest {
-public:
+  public:
     void add(std::string_view text) {
         for (const char c : text) {
             add_byte(static_cast<std::uint8_t>(c));
@@ -100,7 +101,7 @@ public:
     }
     std::uint64_t value() const { return value_; }
 
-private:
+  private:
     void add_byte(std::uint8_t byte) { value_ = (value_ ^ byte) * 0x100000001B3; }
     std::uint64_t value_ = 0xCBF29CE484222325;
 };
@@ -159,7 +160,8 @@ wire::DiscoveryLogEntry DiscoveryView::entry(std::uint64_t index) const {
     EK_CHECK(index < referrals_.size(), "a discovery entry beyond the last one");
     const Referral& referral = referrals_[index];
     return entry_at(referral.transport, referral.address_family, referral.address, referral.service,
-                    referral.port_id, referral.nqn.empty() ? std::string_view(wire::discovery_nqn) : referral.nqn,
+                    referral.port_id,
+                    referral.nqn.empty() ? std::string_view(wire::discovery_nqn) : referral.nqn,
                     wire::SubsystemType::discovery_referral);
 }
 

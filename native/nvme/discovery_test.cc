@@ -13,7 +13,9 @@ namespace {
 
 constexpr const char* well_known = "nqn.2014-08.org.nvmexpress.discovery";
 
-std::string padded(const std::string& text, std::size_t size) { return text + std::string(size - text.size(), ' '); }
+std::string padded(const std::string& text, std::size_t size) {
+    return text + std::string(size - text.size(), ' ');
+}
 
 struct Seen {
     std::uint64_t generation = 0;
@@ -65,25 +67,25 @@ TEST_CASE("discovery: itself, every allowed subsystem at every listener, and the
     const Seen seen = read_log(host);
     REQUIRE(seen.entries.size() == 3 + 2 * 2 + 1);
     // The service itself.
-    CHECK(number_at(seen.entries[0], 0, 1) == 3);           // TCP
-    CHECK(number_at(seen.entries[0], 1, 1) == 1);           // IPv4
-    CHECK(number_at(seen.entries[0], 2, 1) == 3);           // current discovery subsystem
-    CHECK(number_at(seen.entries[0], 10, 2) == 3);          // EFLAGS: the same on all ports, persistent connections
+    CHECK(number_at(seen.entries[0], 0, 1) == 3);   // TCP
+    CHECK(number_at(seen.entries[0], 1, 1) == 1);   // IPv4
+    CHECK(number_at(seen.entries[0], 2, 1) == 3);   // current discovery subsystem
+    CHECK(number_at(seen.entries[0], 10, 2) == 3);  // EFLAGS: the same on all ports, persistent connections
     CHECK(nqn_of(seen.entries[0]) == well_known);
     CHECK(text_at(seen.entries[0], 512, 256) == padded("192.0.2.1", 256));  // where this host came to
     CHECK(text_at(seen.entries[2], 32, 32) == padded("8009", 32));
     // Subsystems.
     const auto& a = seen.entries[3];
-    CHECK(number_at(a, 2, 1) == 2);                         // NVM subsystem
-    CHECK(number_at(a, 3, 1) == 0x06);                      // TREQ: not required, flow control may be off
-    CHECK(number_at(a, 4, 2) == 1);                         // PORTID
-    CHECK(number_at(a, 6, 2) == 0xFFFF);                    // CNTLID: dynamic
-    CHECK(number_at(a, 8, 2) == 1024);                      // ASQSZ
+    CHECK(number_at(a, 2, 1) == 2);       // NVM subsystem
+    CHECK(number_at(a, 3, 1) == 0x06);    // TREQ: not required, flow control may be off
+    CHECK(number_at(a, 4, 2) == 1);       // PORTID
+    CHECK(number_at(a, 6, 2) == 0xFFFF);  // CNTLID: dynamic
+    CHECK(number_at(a, 8, 2) == 1024);    // ASQSZ
     CHECK(text_at(a, 32, 32) == padded("4420", 32));
     CHECK(nqn_of(a) == "nqn.2026-01.test:a");
-    CHECK(number_at(a, 768, 1) == 0);                       // SECTYPE: none
+    CHECK(number_at(a, 768, 1) == 0);  // SECTYPE: none
     CHECK(nqn_of(seen.entries[4]) == "nqn.2026-01.test:a");
-    CHECK(number_at(seen.entries[4], 1, 1) == 2);           // IPv6
+    CHECK(number_at(seen.entries[4], 1, 1) == 2);  // IPv6
     CHECK(text_at(seen.entries[4], 512, 256) == padded("2001:db8::1", 256));
     CHECK(nqn_of(seen.entries[5]) == "nqn.2026-01.test:b");
     // The referral.

@@ -1,5 +1,6 @@
-// Fabrics commands. A Connect may wait for the admission hook; it can be executed again after a restart at any point,
-// because the queue is bound before the command is done and a queue that is bound already is simply answered.
+// Fabrics commands. A Connect may wait for the admission hook; it can be executed again after a restart at
+// any point, because the queue is bound before the command is done and a queue that is bound already is
+// simply answered.
 
 #include "nvme/fabrics.h"
 
@@ -29,22 +30,26 @@ struct Refusal {
 
 Refusal invalid_in_command(std::size_t offset, const char* text, bool dnr = true) {
     return {wire::status::connect_invalid_parameters, dnr,
-            wire::connect_invalid_dw0(static_cast<std::uint16_t>(offset), wire::InvalidAttribute::command), text};
+            wire::connect_invalid_dw0(static_cast<std::uint16_t>(offset), wire::InvalidAttribute::command),
+            text};
 }
 
 Refusal invalid_in_data(std::size_t offset, const char* text, bool dnr = true) {
     return {wire::status::connect_invalid_parameters, dnr,
-            wire::connect_invalid_dw0(static_cast<std::uint16_t>(offset), wire::InvalidAttribute::data), text};
+            wire::connect_invalid_dw0(static_cast<std::uint16_t>(offset), wire::InvalidAttribute::data),
+            text};
 }
 
 Refusal invalid_host(const char* text, bool dnr) {
     return {wire::status::connect_invalid_host, dnr,
-            wire::connect_invalid_dw0(offsetof(wire::ConnectData, hostnqn), wire::InvalidAttribute::data), text};
+            wire::connect_invalid_dw0(offsetof(wire::ConnectData, hostnqn), wire::InvalidAttribute::data),
+            text};
 }
 
 Refusal busy(const char* text) { return {wire::status::connect_controller_busy, false, 0, text}; }
 
-// The name in a field: terminated within it, not empty, not too long, and printable, because it ends up in logs.
+// The name in a field: terminated within it, not empty, not too long, and printable, because it ends up in
+// logs.
 std::optional<std::string_view> name_in(const char (&field)[wire::nqn_field_bytes]) {
     const std::size_t length = strnlen(field, sizeof(field));
     if (length == 0 || length > limits::nqn_bytes_max) {
@@ -77,7 +82,7 @@ void refuse(QueuePair& queue, Command& command, const Refusal& refusal) {
         event.host_nqn = name_in(data_of(command).hostnqn).value_or("");
     }
     event.text = refusal.text;
-    queue.target().emit(std::move(event));
+    queue.target().emit(event);
     queue.complete(command, refusal.status, refusal.dnr);
 }
 
@@ -204,9 +209,11 @@ std::optional<Refusal> check_io(QueuePair& queue, const Command& command, const 
         return invalid_in_command(offsetof(wire::ConnectCommand, qid), "the queue identifier is too high");
     }
     if (!controller->enabled() || !controller->ready() || !controller->accepts_io()) {
-        return invalid_in_command(offsetof(wire::ConnectCommand, qid), "the controller is not enabled", false);
+        return invalid_in_command(offsetof(wire::ConnectCommand, qid), "the controller is not enabled",
+                                  false);
     }
-    // The old connection may be half dead without our knowing; the host tries again, or its keep alive ends it all.
+    // The old connection may be half dead without our knowing; the host tries again, or its keep alive ends
+    // it all.
     if (controller->queue(connect.qid) != nullptr) {
         return Refusal{wire::status::invalid_queue_identifier, false, 0, "the queue exists already"};
     }
@@ -302,11 +309,13 @@ void execute_property_get(QueuePair& queue, Command& command) {
         return;
     }
     if (!size_of(get.attrib, eight_bytes)) {
-        complete_invalid(queue, command, wire::status::invalid_field, offsetof(wire::PropertyGetCommand, attrib));
+        complete_invalid(queue, command, wire::status::invalid_field,
+                         offsetof(wire::PropertyGetCommand, attrib));
         return;
     }
     if (!queue.controller()->property_get(get.ofst, eight_bytes, value)) {
-        complete_invalid(queue, command, wire::status::invalid_field, offsetof(wire::PropertyGetCommand, ofst));
+        complete_invalid(queue, command, wire::status::invalid_field,
+                         offsetof(wire::PropertyGetCommand, ofst));
         return;
     }
     command.record->result0 = static_cast<std::uint32_t>(value);
@@ -322,11 +331,11 @@ void execute_property_set(QueuePair& queue, Command& command) {
         return;
     }
     if (!size_of(set.attrib, eight_bytes)) {
-        complete_invalid(queue, command, wire::status::invalid_field, offsetof(wire::PropertySetCommand, attrib));
+        complete_invalid(queue, command, wire::status::invalid_field,
+                         offsetof(wire::PropertySetCommand, attrib));
         return;
     }
-    const wire::Status status =
-        queue.controller()->property_set(set.ofst, eight_bytes, set.value, &command);
+    const wire::Status status = queue.controller()->property_set(set.ofst, eight_bytes, set.value, &command);
     if (!status.ok()) {
         complete_invalid(queue, command, status, offsetof(wire::PropertySetCommand, ofst));
         return;

@@ -1,5 +1,6 @@
-// Get Features and Set Features as one table: feature → which controllers have it, its data, its default, how its
-// value is read and set. No feature is saveable: what a host sets lasts until its controller is reset or ends.
+// Get Features and Set Features as one table: feature → which controllers have it, its data, its default, how
+// its value is read and set. No feature is saveable: what a host sets lasts until its controller is reset or
+// ends.
 //
 // NVM Express Base 2.0 §5.15, §5.27 and §3.1.3.6 (support requirements).
 
@@ -122,7 +123,8 @@ wire::Status set_power(const Context& context) {
 wire::Status get_queues(const Context& context, bool by_default, std::uint32_t& value, std::byte*) {
     namespace field = wire::feature_number_of_queues;
     const std::uint32_t most = std::min(context.controller.target().limits().io_queues_per_controller,
-                                        limits::io_queues_per_controller_max) - 1;
+                                        limits::io_queues_per_controller_max) -
+                               1;
     const FeatureValues& values = context.values();
     const bool granted = values.queues_set != 0 && !by_default;
     value = field::nsqr.put(granted ? values.queues_granted_sq : most) |
@@ -141,7 +143,8 @@ wire::Status set_queues(const Context& context) {
         return wire::status::command_sequence_error;
     }
     const std::uint32_t most = std::min(context.controller.target().limits().io_queues_per_controller,
-                                        limits::io_queues_per_controller_max) - 1;
+                                        limits::io_queues_per_controller_max) -
+                               1;
     FeatureValues& values = context.values();
     values.queues_granted_sq = static_cast<std::uint16_t>(std::min(sq, most));
     values.queues_granted_cq = static_cast<std::uint16_t>(std::min(cq, most));
@@ -154,11 +157,11 @@ wire::Status set_queues(const Context& context) {
 // --- events, keep alive ---
 
 wire::Status set_events(const Context& context) {
-    const std::uint32_t possible =
-        context.controller.is_discovery()
-            ? wire::async_events::discovery_log
-            : wire::async_events::smart_critical_warnings | wire::async_events::namespace_attribute |
-                  wire::async_events::ana_change;
+    const std::uint32_t possible = context.controller.is_discovery()
+                                       ? wire::async_events::discovery_log
+                                       : wire::async_events::smart_critical_warnings |
+                                             wire::async_events::namespace_attribute |
+                                             wire::async_events::ana_change;
     if ((context.cdw11() & ~possible) != 0) {
         return wire::status::invalid_field;
     }
@@ -277,30 +280,34 @@ using Id = wire::FeatureId;
 constexpr std::array rows{
     FeatureRow{Id::arbitration, for_io, Scope::controller, 0, 0, get_plain<&FeatureValues::arbitration>,
                set_plain<&FeatureValues::arbitration, 0xFFFFFF07>},
-    FeatureRow{Id::power_management, for_io, Scope::controller, 0, 0, get_plain<&FeatureValues::power_management>,
-               set_power},
+    FeatureRow{Id::power_management, for_io, Scope::controller, 0, 0,
+               get_plain<&FeatureValues::power_management>, set_power},
     FeatureRow{Id::temperature_threshold, for_io, Scope::controller, 0, temperature_warning, get_temperature,
                set_temperature},
     FeatureRow{Id::error_recovery, for_io, Scope::namespace_, 0, 0, get_plain<&FeatureValues::error_recovery>,
                set_error_recovery},
-    FeatureRow{Id::volatile_write_cache, for_io, Scope::controller, 0, wire::feature_volatile_write_cache::wce.put(1),
+    FeatureRow{Id::volatile_write_cache, for_io, Scope::controller, 0,
+               wire::feature_volatile_write_cache::wce.put(1),
                get_plain<&FeatureValues::volatile_write_cache>,
                set_plain<&FeatureValues::volatile_write_cache, wire::feature_volatile_write_cache::wce.mask>},
     FeatureRow{Id::number_of_queues, for_io, Scope::controller, 0, 0, get_queues, set_queues},
-    FeatureRow{Id::write_atomicity_normal, for_io, Scope::controller, 0, 0, get_plain<&FeatureValues::write_atomicity>,
+    FeatureRow{Id::write_atomicity_normal, for_io, Scope::controller, 0, 0,
+               get_plain<&FeatureValues::write_atomicity>,
                set_plain<&FeatureValues::write_atomicity, wire::feature_write_atomicity::dn.mask>},
     FeatureRow{Id::async_event_configuration, for_all, Scope::controller, 0, 0,
                get_plain<&FeatureValues::async_event_configuration>, set_events},
-    FeatureRow{Id::timestamp, for_io, Scope::controller, sizeof(wire::TimestampData), 0, get_timestamp, set_timestamp},
+    FeatureRow{Id::timestamp, for_io, Scope::controller, sizeof(wire::TimestampData), 0, get_timestamp,
+               set_timestamp},
     FeatureRow{Id::keep_alive_timer, for_all, Scope::controller, 0, 0, get_keep_alive, set_keep_alive},
-    FeatureRow{Id::host_behavior_support, for_io, Scope::controller, sizeof(wire::HostBehavior), 0, get_host_behavior,
-               set_host_behavior},
+    FeatureRow{Id::host_behavior_support, for_io, Scope::controller, sizeof(wire::HostBehavior), 0,
+               get_host_behavior, set_host_behavior},
     FeatureRow{Id::io_command_set_profile, for_io, Scope::controller, 0, 0,
                get_plain<&FeatureValues::command_set_profile>, set_profile},
     // Fabrics: the identifier comes with Connect.
-    FeatureRow{Id::host_identifier, for_all, Scope::controller, wire::feature_host_identifier::bytes_extended, 0,
-               get_host_identifier, nullptr, wire::status::command_sequence_error},
-    FeatureRow{Id::namespace_write_protection, for_io, Scope::namespace_, 0, 0, get_write_protect, set_write_protect},
+    FeatureRow{Id::host_identifier, for_all, Scope::controller, wire::feature_host_identifier::bytes_extended,
+               0, get_host_identifier, nullptr, wire::status::command_sequence_error},
+    FeatureRow{Id::namespace_write_protection, for_io, Scope::namespace_, 0, 0, get_write_protect,
+               set_write_protect},
 };
 
 const FeatureRow* find_row(const Controller& controller, const wire::Sqe& sqe) {

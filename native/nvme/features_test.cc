@@ -13,8 +13,8 @@ namespace {
 struct PlainFeature {
     std::uint8_t id;
     std::uint32_t default_value;
-    std::uint32_t value;          // can be set
-    std::uint32_t wrong_value;    // cannot
+    std::uint32_t value;        // can be set
+    std::uint32_t wrong_value;  // cannot
     std::uint32_t capabilities;
 };
 
@@ -26,11 +26,11 @@ TEST_CASE("features: plain values are kept, defaults and saved values stay") {
     ScriptedHost host(rig);
     host.bring_up();
     const PlainFeature features[] = {
-        {0x01, 0, 0x04030207, 0x00000008, 4},          // arbitration
-        {0x05, 0, 0x00000010, 0x00010000, 6},          // error recovery; DULBE is not there
-        {0x06, 1, 0x00000000, 0x00000002, 4},          // volatile write cache
-        {0x0A, 0, 0x00000001, 0x00000002, 4},          // write atomicity
-        {0x0B, 0, 0x00000900, 0x00000400, 4},          // asynchronous events; telemetry is not there
+        {0x01, 0, 0x04030207, 0x00000008, 4},  // arbitration
+        {0x05, 0, 0x00000010, 0x00010000, 6},  // error recovery; DULBE is not there
+        {0x06, 1, 0x00000000, 0x00000002, 4},  // volatile write cache
+        {0x0A, 0, 0x00000001, 0x00000002, 4},  // write atomicity
+        {0x0B, 0, 0x00000900, 0x00000400, 4},  // asynchronous events; telemetry is not there
     };
     for (const PlainFeature& feature : features) {
         CAPTURE(feature.id);
@@ -66,7 +66,7 @@ TEST_CASE("features: temperature thresholds over and under") {
     CHECK(host.get_feature(0x04).cqe.dw0.value() == 351);
     CHECK(host.get_feature(0x04, 0, under).cqe.dw0.value() == 260);
     CHECK(host.get_feature(0x04, 1, under).cqe.dw0.value() == 0);
-    CHECK(host.get_feature(0x04, 0, 1u << 16).status().value == 0x002);   // sensor 1
+    CHECK(host.get_feature(0x04, 0, 1u << 16).status().value == 0x002);  // sensor 1
     CHECK(host.set_feature(0x04, (2u << 20) | 300).status().value == 0x002);
 }
 

@@ -1,6 +1,8 @@
-// Identify, as one table: CNS → which controllers answer it, whether it names an I/O command set, and what it says.
+// Identify, as one table: CNS → which controllers answer it, whether it names an I/O command set, and what it
+// says.
 //
-// NVM Express Base 2.0 §5.17; NVM Command Set 1.0 §4.1.5; what hosts insist on decided where the standard leaves room.
+// NVM Express Base 2.0 §5.17; NVM Command Set 1.0 §4.1.5; what hosts insist on decided where the standard
+// leaves room.
 
 #include "wire/nvme_identify.h"
 
@@ -48,7 +50,9 @@ void put_128(std::uint8_t (&field)[16], std::uint64_t value) {
     }
 }
 
-bool has_command(wire::IoOpcode opcode) { return find_io_command(static_cast<std::uint8_t>(opcode)) != nullptr; }
+bool has_command(wire::IoOpcode opcode) {
+    return find_io_command(static_cast<std::uint8_t>(opcode)) != nullptr;
+}
 
 std::uint16_t optional_commands() {
     const auto bit = [](wire::IoOpcode opcode, std::uint16_t mask) {
@@ -79,8 +83,8 @@ void fill_common(const Question& question, wire::IdentifyController& id) {
     id.ctratt = wire::ctratt::host_identifier_128 | wire::ctratt::traffic_based_keep_alive;
     id.aerl = limits::async_event_requests_max - 1;
     id.elpe = limits::error_log_entries - 1;
-    id.lpa = wire::lpa::extended_data | wire::lpa::supported_log_pages |
-             wire::lpa::commands_supported_and_effects;
+    id.lpa =
+        wire::lpa::extended_data | wire::lpa::supported_log_pages | wire::lpa::commands_supported_and_effects;
     id.kas = keep_alive_granularity_100ms;
     id.maxcmd = limits::queue_entries_max;
     id.sgls = wire::sgls::supported.put(wire::sgls::supported_any_alignment) | wire::sgls::longer_than_data |
@@ -122,8 +126,8 @@ void fill_io(const Question& question, wire::IdentifyController& id) {
     id.mnan = subsystem.spec().max_namespaces;
     id.oncs = optional_commands();
     id.fuses = has_command(wire::IoOpcode::compare) ? wire::fuses_compare_and_write : std::uint16_t{0};
-    // Always, whatever the present namespaces are: hosts look once, and a namespace that is added later may need
-    // their flushes.
+    // Always, whatever the present namespaces are: hosts look once, and a namespace that is added later may
+    // need their flushes.
     id.vwc = static_cast<std::uint8_t>(wire::vwc::present |
                                        wire::vwc::flush_behavior.put(wire::vwc::flush_broadcast_supported));
     id.nwpc = wire::nwpc::write_protect;
@@ -219,7 +223,8 @@ wire::Status identify_independent_namespace(const Question& question, std::byte*
     if (ns == nullptr) {
         return wire::status::success;
     }
-    id.nsfeat = ns->device().describe().rotational ? wire::nsfeat_independent::rotational_media : std::uint8_t{0};
+    id.nsfeat =
+        ns->device().describe().rotational ? wire::nsfeat_independent::rotational_media : std::uint8_t{0};
     id.nmic = wire::nmic_shared;
     id.anagrpid = ana_group;
     id.nsattr = ns->write_protected() ? wire::nsattr_write_protected : std::uint8_t{0};
@@ -237,7 +242,8 @@ wire::Status identify_nvm_namespace(const Question& question, std::byte* out) {
 }
 
 wire::Status identify_descriptors(const Question& question, std::byte* out) {
-    Namespace* const ns = valid_nsid(question) ? question.controller.find_namespace(question.nsid()) : nullptr;
+    Namespace* const ns =
+        valid_nsid(question) ? question.controller.find_namespace(question.nsid()) : nullptr;
     if (ns == nullptr) {
         return wire::status::invalid_namespace_or_format;
     }

@@ -1,5 +1,5 @@
-// Get Log Page, as one table: page → which controllers have it, how long it is, how a window of it is filled, and which
-// event reading it clears.
+// Get Log Page, as one table: page → which controllers have it, how long it is, how a window of it is filled,
+// and which event reading it clears.
 //
 // NVM Express Base 2.0 §5.16.
 
@@ -29,7 +29,7 @@ struct Context {
 
 // The part of a page that the host asked for; the memory is zeroed, and what lies outside of it is dropped.
 class LogWindow {
-public:
+  public:
     LogWindow(std::byte* out, std::uint64_t offset, std::uint32_t length)
         : out_(out), offset_(offset), length_(length) {}
 
@@ -40,7 +40,8 @@ public:
         const std::uint64_t from = std::max(at, begin());
         const std::uint64_t to = std::min(at + size, end());
         if (from < to) {
-            std::memcpy(out_ + (from - offset_), static_cast<const std::byte*>(data) + (from - at), to - from);
+            std::memcpy(out_ + (from - offset_), static_cast<const std::byte*>(data) + (from - at),
+                        to - from);
         }
     }
 
@@ -49,7 +50,7 @@ public:
         put(at, &structure, sizeof(structure));
     }
 
-private:
+  private:
     std::byte* out_;
     std::uint64_t offset_;
     std::uint32_t length_;
@@ -95,11 +96,10 @@ void fill_health(const Context& context, LogWindow& window) {
         warning |= wire::critical_warning::temperature;
     }
     const auto& namespaces = subsystem.namespaces();
-    const bool all_read_only = !namespaces.empty() &&
-                               std::all_of(namespaces.begin(), namespaces.end(), [](const auto& entry) {
-                                   return entry.second->device().describe().read_only &&
-                                          !entry.second->spec().read_only;
-                               });
+    const bool all_read_only =
+        !namespaces.empty() && std::all_of(namespaces.begin(), namespaces.end(), [](const auto& entry) {
+            return entry.second->device().describe().read_only && !entry.second->spec().read_only;
+        });
     if (all_read_only) {
         warning |= wire::critical_warning::read_only;
     }
@@ -111,7 +111,8 @@ void fill_health(const Context& context, LogWindow& window) {
     health.data_units_written.low = data_units(totals.written_bytes);
     health.host_read_commands.low = totals.read_commands;
     health.host_write_commands.low = totals.write_commands;
-    health.controller_busy_time.low = subsystem.busy_ns(controller.target().reactor().now()) / (60 * base::second);
+    health.controller_busy_time.low =
+        subsystem.busy_ns(controller.target().reactor().now()) / (60 * base::second);
     health.power_cycles.low = totals.restarts + 1;
     const std::uint64_t now_ms = base::realtime_now_ms();
     health.power_on_hours.low = now_ms > totals.created_ms ? (now_ms - totals.created_ms) / 3'600'000 : 0;
@@ -149,7 +150,7 @@ void fill_changed_namespaces(const Context& context, LogWindow& window) {
 wire::Status check_effects(const Context& context) {
     const std::uint32_t csi = wire::log_cdw::csi.get(context.sqe.cdw14);
     return csi == static_cast<std::uint32_t>(wire::CommandSet::nvm) ? wire::status::success
-                                                                   : wire::status::invalid_field;
+                                                                    : wire::status::invalid_field;
 }
 
 void fill_effects(const Context& context, LogWindow& window) {
@@ -209,7 +210,8 @@ void fill_ana(const Context& context, LogWindow& window) {
 // --- discovery ---
 
 DiscoveryView view_of(const Context& context) {
-    return {context.controller.target(), context.controller.host_nqn(), context.queue.connection().endpoint()};
+    return {context.controller.target(), context.controller.host_nqn(),
+            context.queue.connection().endpoint()};
 }
 
 std::uint64_t discovery_bytes(const Context& context) {
@@ -259,9 +261,10 @@ constexpr std::array rows{
            AsyncEvent::persistent_internal_error},
     LogRow{wire::LogPage::smart_health, for_io, fixed<sizeof(wire::SmartHealth)>, check_health, fill_health,
            AsyncEvent::temperature},
-    LogRow{wire::LogPage::firmware_slot, for_io, fixed<sizeof(wire::FirmwareSlotLog)>, check_nothing, fill_firmware},
-    LogRow{wire::LogPage::changed_namespace_list, for_io, fixed<sizeof(wire::ChangedNamespaceList)>, check_nothing,
-           fill_changed_namespaces, AsyncEvent::namespace_attribute},
+    LogRow{wire::LogPage::firmware_slot, for_io, fixed<sizeof(wire::FirmwareSlotLog)>, check_nothing,
+           fill_firmware},
+    LogRow{wire::LogPage::changed_namespace_list, for_io, fixed<sizeof(wire::ChangedNamespaceList)>,
+           check_nothing, fill_changed_namespaces, AsyncEvent::namespace_attribute},
     LogRow{wire::LogPage::commands_supported_and_effects, for_all, fixed<sizeof(wire::CommandEffectsLog)>,
            check_effects, fill_effects},
     LogRow{wire::LogPage::asymmetric_namespace_access, for_io, ana_bytes, check_nothing, fill_ana,

@@ -71,17 +71,17 @@ TEST_CASE("log pages: the error log has every failed command, newest first") {
     REQUIRE(read.has_value());
     CHECK(read->status().value == 0x080);
     const auto log = host.log(0x01, 192);
-    CHECK(number_at(log.data, 0, 8) == 2);                           // error count
-    CHECK(number_at(log.data, 8, 2) == 1);                           // SQID
+    CHECK(number_at(log.data, 0, 8) == 2);  // error count
+    CHECK(number_at(log.data, 8, 2) == 1);  // SQID
     CHECK(number_at(log.data, 10, 2) == read->cqe.cid.value());
     CHECK(number_at(log.data, 12, 2) == read->cqe.status.value());
-    CHECK(number_at(log.data, 16, 8) == 255);                        // LBA
-    CHECK(number_at(log.data, 24, 4) == 1);                          // NSID
-    CHECK(number_at(log.data, 29, 1) == 3);                          // TRTYPE: TCP
+    CHECK(number_at(log.data, 16, 8) == 255);  // LBA
+    CHECK(number_at(log.data, 24, 4) == 1);    // NSID
+    CHECK(number_at(log.data, 29, 1) == 3);    // TRTYPE: TCP
     CHECK(number_at(log.data, 64, 8) == 1);
     CHECK(number_at(log.data, 72, 2) == 0);
     CHECK(number_at(log.data, 74, 2) == failed.cqe.cid.value());
-    CHECK(number_at(log.data, 78, 2) == 40);                         // the byte at fault: CNS
+    CHECK(number_at(log.data, 78, 2) == 40);  // the byte at fault: CNS
     CHECK(number_at(log.data, 128, 8) == 0);
     for (int i = 0; i < 70; ++i) {
         host.identify(0xFF);
@@ -89,7 +89,7 @@ TEST_CASE("log pages: the error log has every failed command, newest first") {
     const auto full = host.log(0x01, 4096);
     CHECK(number_at(full.data, 0, 8) == 72);
     CHECK(number_at(full.data, 63 * 64, 8) == 9);
-    CHECK(number_at(host.log(0x02, 512).data, 176, 8) == 72);        // error log entries
+    CHECK(number_at(host.log(0x02, 512).data, 176, 8) == 72);  // error log entries
 }
 
 TEST_CASE("log pages: SMART counts what hosts did") {
@@ -112,16 +112,16 @@ TEST_CASE("log pages: SMART counts what hosts did") {
     CHECK(queue.take(cid)->status().value == 0x281);
     const auto smart = host.log(0x02, 512);
     REQUIRE(smart.status().ok());
-    CHECK(number_at(smart.data, 0, 1) == 0);      // critical warning
-    CHECK(number_at(smart.data, 1, 2) == 298);    // kelvin
-    CHECK(number_at(smart.data, 3, 1) == 100);    // spare
-    CHECK(number_at(smart.data, 32, 8) == 1);     // data units read: rounded up
-    CHECK(number_at(smart.data, 48, 8) == 2);     // 786,432 bytes written
-    CHECK(number_at(smart.data, 64, 8) == 1);     // read commands
-    CHECK(number_at(smart.data, 80, 8) == 3);     // write commands
-    CHECK(number_at(smart.data, 96, 8) == 1);     // busy minutes
-    CHECK(number_at(smart.data, 112, 8) == 1);    // power cycles
-    CHECK(number_at(smart.data, 160, 8) == 1);    // media errors
+    CHECK(number_at(smart.data, 0, 1) == 0);    // critical warning
+    CHECK(number_at(smart.data, 1, 2) == 298);  // kelvin
+    CHECK(number_at(smart.data, 3, 1) == 100);  // spare
+    CHECK(number_at(smart.data, 32, 8) == 1);   // data units read: rounded up
+    CHECK(number_at(smart.data, 48, 8) == 2);   // 786,432 bytes written
+    CHECK(number_at(smart.data, 64, 8) == 1);   // read commands
+    CHECK(number_at(smart.data, 80, 8) == 3);   // write commands
+    CHECK(number_at(smart.data, 96, 8) == 1);   // busy minutes
+    CHECK(number_at(smart.data, 112, 8) == 1);  // power cycles
+    CHECK(number_at(smart.data, 160, 8) == 1);  // media errors
     CHECK(host.command(ScriptedHost::log_entry(0x02, 512).nsid(1)).status().value == 0x002);
     CHECK(host.command(ScriptedHost::log_entry(0x02, 512).nsid(0)).status().ok());
     rig.target->set_temperature(360);
@@ -157,7 +157,8 @@ TEST_CASE("log pages: effects of commands and features") {
             CHECK(host.get_feature(static_cast<std::uint8_t>(id), 3, 1, 1).status().ok());
         }
     }
-    CHECK(ids == std::vector<int>{0x01, 0x02, 0x04, 0x05, 0x06, 0x07, 0x0A, 0x0B, 0x0E, 0x0F, 0x16, 0x19, 0x81, 0x84});
+    CHECK(ids == std::vector<int>{0x01, 0x02, 0x04, 0x05, 0x06, 0x07, 0x0A, 0x0B, 0x0E, 0x0F, 0x16, 0x19,
+                                  0x81, 0x84});
     // A command that is not listed is an invalid opcode.
     for (const int opcode : {0x00, 0x01, 0x04, 0x05, 0x0D, 0x10, 0x14, 0x80, 0x81, 0x84, 0xC0}) {
         CHECK(host.command(Entry(static_cast<std::uint8_t>(opcode))).status().value == 0x001);
@@ -173,9 +174,9 @@ TEST_CASE("log pages: asymmetric namespace access") {
     const auto log = host.log(0x0C, 4096);
     CHECK(number_at(log.data, 0, 8) == 0);
     CHECK(number_at(log.data, 8, 2) == 1);
-    CHECK(number_at(log.data, 16, 4) == 1);   // group
-    CHECK(number_at(log.data, 20, 4) == 2);   // namespaces in it
-    CHECK(number_at(log.data, 32, 1) == 1);   // optimized
+    CHECK(number_at(log.data, 16, 4) == 1);  // group
+    CHECK(number_at(log.data, 20, 4) == 2);  // namespaces in it
+    CHECK(number_at(log.data, 32, 1) == 1);  // optimized
     CHECK(number_at(log.data, 48, 4) == 1);
     CHECK(number_at(log.data, 52, 4) == 3);
     CHECK(number_at(log.data, 56, 8) == 0);

@@ -45,13 +45,18 @@ base::Result<void> Namespace::set_read_only(bool read_only) {
         const std::string owner = claim_.owner();
         claim_.release();
         auto wider = block::Claim::take(claimed, block::Access::read_write, owner);
-        const bool widened = wider.ok();
-        auto taken = widened ? std::move(wider) : block::Claim::take(claimed, block::Access::read_only, owner);
-        EK_CHECK(taken.ok(), "a claim that was just given back cannot be taken again");
-        claim_ = taken.take();
+        base::Result<void> outcome;
+        if (wider.ok()) {
+            claim_ = wider.take();
+        } else {
+            outcome = wider.error();
+            auto narrow = block::Claim::take(claimed, block::Access::read_only, owner);
+            EK_CHECK(narrow.ok(), "a claim that was just given back cannot be taken again");
+            claim_ = narrow.take();
+        }
         claim_.on_change([this] { device_changed(); });
-        if (!widened) {
-            return wider.error();
+        if (!outcome.ok()) {
+            return outcome;
         }
     }
     if (spec_.read_only != read_only) {

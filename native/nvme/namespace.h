@@ -1,7 +1,7 @@
 // A namespace: a block device as the hosts of a subsystem see it, with stable identities.
 //
-// It owns the claim on its device and counts the commands that use it, so that it can be removed while hosts are
-// busy: removal stops new commands, waits for those in flight and then lets go of the device.
+// It owns the claim on its device and counts the commands that use it, so that it can be removed while hosts
+// are busy: removal stops new commands, waits for those in flight and then lets go of the device.
 #pragma once
 
 #include <array>
@@ -22,11 +22,11 @@ class Subsystem;
 
 struct NamespaceSpec {
     std::uint32_t nsid = 0;
-    std::string device;                           // name
-    std::array<std::uint8_t, 16> nguid{};         // never all zero
+    std::string device;                    // name
+    std::array<std::uint8_t, 16> nguid{};  // never all zero
     std::array<std::uint8_t, 16> uuid{};
-    bool read_only = false;                       // exported read-only whatever the device can
-    std::uint32_t write_protection = 0;           // Namespace Write Protection state that a host had set
+    bool read_only = false;              // exported read-only whatever the device can
+    std::uint32_t write_protection = 0;  // Namespace Write Protection state that a host had set
 };
 
 // Since the start of this process; what SMART and the metrics show is this plus what the arena carried over.
@@ -37,7 +37,7 @@ struct IoCounters {
 };
 
 class Namespace {
-public:
+  public:
     Namespace(Subsystem& subsystem, const NamespaceSpec& spec, block::Claim claim);
     ~Namespace();
     Namespace(const Namespace&) = delete;
@@ -64,14 +64,15 @@ public:
     bool removing() const { return removing_; }
     void remove(std::function<void()> removed);
 
-    // What makes a compare-and-write atomic for all hosts: every command that changes blocks holds its range here.
+    // What makes a compare-and-write atomic for all hosts: every command that changes blocks holds its range
+    // here.
     RangeLock ranges;
     ScratchPool scratch;
 
     IoCounters counters;
     LatencyHistogram read_latency, write_latency;
 
-private:
+  private:
     void take_size();
     void device_changed();
     void leave();

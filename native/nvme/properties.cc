@@ -1,8 +1,8 @@
 // The life of a controller as its properties show it: CC.EN and CSTS.RDY, reset, shutdown.
 //
-// A Controller Level Reset (CC.EN 1 → 0) ends all I/O queues and admin commands but keeps the association: the host may
-// enable the controller again on the same admin queue. CSTS.RDY falls only when no device has a request of this
-// controller any more, so that nothing old can land afterwards.
+// A Controller Level Reset (CC.EN 1 → 0) ends all I/O queues and admin commands but keeps the association:
+// the host may enable the controller again on the same admin queue. CSTS.RDY falls only when no device has a
+// request of this controller any more, so that nothing old can land afterwards.
 //
 // NVM Express Base 2.0 §3.1.3 (properties), §3.5.2 (initialization), §3.6.2 (shutdown), §3.7.2 (reset).
 
@@ -79,9 +79,8 @@ wire::Status Controller::property_set(std::uint32_t offset, bool eight_bytes, st
 bool Controller::configuration_valid() const {
     const std::uint32_t cc = record_.cc;
     const std::uint32_t css = wire::cc::css.get(cc);
-    const bool queue_entries_fit =
-        is_discovery() ||
-        (wire::cc::iosqes.get(cc) == io_sqe_exponent && wire::cc::iocqes.get(cc) == io_cqe_exponent);
+    const bool queue_entries_fit = is_discovery() || (wire::cc::iosqes.get(cc) == io_sqe_exponent &&
+                                                      wire::cc::iocqes.get(cc) == io_cqe_exponent);
     return queue_entries_fit && wire::cc::mps.get(cc) == 0 && wire::cc::ams.get(cc) == 0 &&
            (css == wire::cc::css_nvm || css == wire::cc::css_all_supported);
 }
@@ -134,7 +133,8 @@ void Controller::start_reset(const Command* command) {
 
 // Goes on when the I/O queues are gone and idle.
 void Controller::continue_transition() {
-    if (transition_ == Transition::none || io_queue_count() != 0 || leaving_queues_ != 0 || flush_ != nullptr) {
+    if (transition_ == Transition::none || io_queue_count() != 0 || leaving_queues_ != 0 ||
+        flush_ != nullptr) {
         return;
     }
     const Transition now = transition_;

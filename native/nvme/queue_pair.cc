@@ -62,8 +62,8 @@ Admission refusal(wire::Status status, bool dnr = true) {
     return admission;
 }
 
-// While the host has switched the volatile write cache off, what is written is on the medium when its command ends, as
-// if each of these commands said so.
+// While the host has switched the volatile write cache off, what is written is on the medium when its command
+// ends, as if each of these commands said so.
 void force_unit_access_without_cache(const Controller& controller, wire::Sqe& sqe) {
     const auto opcode = static_cast<wire::IoOpcode>(sqe.opcode);
     const bool writes = opcode == wire::IoOpcode::write || opcode == wire::IoOpcode::write_zeroes ||

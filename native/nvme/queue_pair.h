@@ -1,7 +1,7 @@
 // A queue pair as the controller sees it, and the narrow interface between the NVMe layer and a transport.
 //
-// The transport owns the connection, receives capsules into command slots and moves data; the queue pair decides what
-// a command means. One queue pair per connection, one reactor thread for all of a controller.
+// The transport owns the connection, receives capsules into command slots and moves data; the queue pair
+// decides what a command means. One queue pair per connection, one reactor thread for all of a controller.
 //
 //   transport                                        queue pair
 //   slot = take_slot(), fill record.sqe        →     Admission admit(command): direction, length, or a status
@@ -28,11 +28,12 @@ class Target;
 
 // What the connection is and was told; lies in the arena beside the connection's own record.
 struct QueueRecord {
-    std::uint32_t controller;        // slot of the controller + 1; 0: not connected yet
+    std::uint32_t controller;  // slot of the controller + 1; 0: not connected yet
     std::uint16_t qid;
-    std::uint16_t entries;           // size of the submission queue (SQSIZE + 1); before Connect: admin_queue_entries_min
-    std::uint8_t flow_control_off;   // CATTR bit 2: SQHD is not reported, C2HData may carry SUCCESS
-    std::uint8_t connect_done;       // the Connect response is or will be queued
+    std::uint16_t
+        entries;  // size of the submission queue (SQSIZE + 1); before Connect: admin_queue_entries_min
+    std::uint8_t flow_control_off;  // CATTR bit 2: SQHD is not reported, C2HData may carry SUCCESS
+    std::uint8_t connect_done;      // the Connect response is or will be queued
     std::uint8_t reserved[6];
 };
 static_assert(sizeof(QueueRecord) == 16);
@@ -45,44 +46,45 @@ struct TransportTraits {
 
 // Where a connection comes from and goes to, for admission, discovery and people.
 struct Endpoint {
-    std::string transport;           // "tcp", "loop"
-    std::string address_family;      // "ipv4", "ipv6"
+    std::string transport;       // "tcp", "loop"
+    std::string address_family;  // "ipv4", "ipv6"
     std::string local_address, local_service;
     std::string peer_address, peer_service;
-    bool discovery_only = false;     // accepted by a listener that serves discovery alone
+    bool discovery_only = false;  // accepted by a listener that serves discovery alone
 };
 
 // The transport's side. All calls on the reactor's thread.
 class Connection {
-public:
+  public:
     virtual ~Connection() = default;
-    // The record is `done`: queue data (direction to_host and status success: data_length bytes) and the response.
+    // The record is `done`: queue data (direction to_host and status success: data_length bytes) and the
+    // response.
     virtual void respond(Command& command) = 0;
-    // Ends the connection as soon as what is queued was sent (`drain`) or at once. Never re-entrant: the queue pair
-    // hears of it later by QueuePair::disconnected.
+    // Ends the connection as soon as what is queued was sent (`drain`) or at once. Never re-entrant: the
+    // queue pair hears of it later by QueuePair::disconnected.
     virtual void disconnect(bool drain, const char* reason) = 0;
     virtual const Endpoint& endpoint() const = 0;
     virtual const TransportTraits& traits() const = 0;
     // The queue's size is known (Connect was accepted).
     virtual void queue_sized(std::uint16_t entries) = 0;
     virtual std::uint32_t connection_slot() const = 0;
-    // Data to the host must not change once the command completed (a digest is computed over it): memory that a device
-    // lends by direct_read will not do.
+    // Data to the host must not change once the command completed (a digest is computed over it): memory that
+    // a device lends by direct_read will not do.
     virtual bool needs_stable_data() const = 0;
 };
 
 struct Admission {
-    wire::Status status{};                 // success, or why the command ends here (its in-capsule data is skipped)
+    wire::Status status{};  // success, or why the command ends here (its in-capsule data is skipped)
     bool dnr = true;
     DataDirection direction = DataDirection::none;
-    bool in_capsule = false;               // the data lies in the capsule at the SGL's offset
+    bool in_capsule = false;  // the data lies in the capsule at the SGL's offset
     std::uint32_t in_capsule_offset = 0;
-    std::uint32_t length = 0;              // bytes of the transfer
-    std::uint32_t buffer_bytes = 0;        // data to the controller: size of its buffer if larger than the transfer
+    std::uint32_t length = 0;        // bytes of the transfer
+    std::uint32_t buffer_bytes = 0;  // data to the controller: size of its buffer if larger than the transfer
 };
 
 class QueuePair {
-public:
+  public:
     QueuePair(Target& target, Connection& connection, reactor::Reactor& reactor, reactor::BufferPool& buffers,
               QueueRecord& record, std::span<CommandRecord> command_records);
     ~QueuePair();
@@ -93,7 +95,8 @@ public:
 
     // A free slot, or null: the host has more commands outstanding than the queue has entries (its fault).
     Command* take_slot();
-    // Judges the command from its SQE alone; stores nothing. `capsule_data_bytes`: data bytes that the PDU carries.
+    // Judges the command from its SQE alone; stores nothing. `capsule_data_bytes`: data bytes that the PDU
+    // carries.
     Admission admit(Command& command, std::uint32_t capsule_data_bytes);
     // The record is `ready`. May complete at once.
     void execute(Command& command);
@@ -105,19 +108,19 @@ public:
     std::uint16_t sq_head_after(std::uint64_t capsules) const {
         return static_cast<std::uint16_t>(capsules % record_.entries);
     }
-    // The connection is gone: aborts what is executing; `when_idle` is called once nothing refers to the connection,
-    // its slots and its buffers any more (device I/O may take a while).
+    // The connection is gone: aborts what is executing; `when_idle` is called once nothing refers to the
+    // connection, its slots and its buffers any more (device I/O may take a while).
     void disconnected(std::function<void()> when_idle);
 
-    // Takes over the slots that a predecessor left (restart): every record in `live`, in the order of the stream,
-    // is bound to its private part and its buffer is reserved. The transport then executes, answers or goes on
-    // receiving each.
+    // Takes over the slots that a predecessor left (restart): every record in `live`, in the order of the
+    // stream, is bound to its private part and its buffer is reserved. The transport then executes, answers
+    // or goes on receiving each.
     bool adopt(std::span<const std::uint16_t> live);
 
     // --- for the controller --------------------------------------------------------------------------------
 
-    // Stores the final status and result, then `done`, then lets the transport respond. For commands that were
-    // handed out by execute().
+    // Stores the final status and result, then `done`, then lets the transport respond. For commands that
+    // were handed out by execute().
     void complete(Command& command, wire::Status status, bool dnr = false);
     void complete_ok(Command& command) { complete(command, wire::status::success); }
 
@@ -146,17 +149,19 @@ public:
     bool is_disconnected() const { return disconnected_; }
     // Aborts all that is executing but `except`, as controller reset and disconnect want it.
     void abort_all(const Command* except = nullptr);
-    // Ends one command early if it can be: now, later by its own way, or when its data is there. False: it ended.
+    // Ends one command early if it can be: now, later by its own way, or when its data is there. False: it
+    // ended.
     bool abort(Command& command);
 
-private:
+  private:
     friend struct Command;
     // What of a fused pair was admitted: the next capsule must be its second half.
     enum class PairPhase : std::uint8_t { none, first_admitted, first_refused };
 
     void grow_to(std::uint32_t slots);
     Admission admit_checked(const wire::Sqe& sqe);
-    wire::Status check_sgl(const wire::Sqe& sqe, Admission& admission, std::uint32_t capsule_data_bytes) const;
+    wire::Status check_sgl(const wire::Sqe& sqe, Admission& admission,
+                           std::uint32_t capsule_data_bytes) const;
     void admit_pair(Command& command, Admission& admission);
     void dispatch(Command& command);
     void resume(Command& command);
@@ -177,15 +182,15 @@ private:
     reactor::BufferPool& buffers_;
     QueueRecord& record_;
     std::span<CommandRecord> records_;
-    // Address space for as many commands as there are records; constructed (and so backed by memory) as far as the
-    // size of the queue asks for. They never move.
+    // Address space for as many commands as there are records; constructed (and so backed by memory) as far
+    // as the size of the queue asks for. They never move.
     Command* commands_ = nullptr;
     std::uint32_t command_count_ = 0;
     std::vector<std::uint16_t> free_slots_;
     std::vector<std::uint16_t> cid_heads_;  // commands that are not done, by CID: chains of slots
     std::vector<std::uint16_t> cid_next_;   // by slot
     Controller* controller_ = nullptr;
-    Command* fused_first_ = nullptr;        // while pair_phase_ is first_admitted
+    Command* fused_first_ = nullptr;  // while pair_phase_ is first_admitted
     PairPhase pair_phase_ = PairPhase::none;
     std::uint32_t executing_ = 0;
     bool disconnected_ = false;

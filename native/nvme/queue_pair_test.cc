@@ -49,7 +49,8 @@ TEST_CASE("queue pair: data lies in the capsule or comes later, within its bound
     CHECK(write(Entry(entry).put8(39, 0x40), data) == 0x011);
     CHECK(write(Entry(entry).length(page - 1), data) == 0x00F);
     CHECK(write(Entry(entry).length(page * 2), data) == 0);
-    CHECK(host.send(queue, ScriptedHost::read_entry(1, 0, 1, page).in_capsule(page))->status().value == 0x011);
+    CHECK(host.send(queue, ScriptedHost::read_entry(1, 0, 1, page).in_capsule(page))->status().value ==
+          0x011);
     CHECK(host.send(queue, ScriptedHost::read_entry(1, 0, 1, page).put8(1, 0x00))->status().value == 0x002);
     CHECK(host.send(queue, ScriptedHost::read_entry(1, 0, 1, page).put8(1, 0xC0))->status().value == 0x002);
     CHECK(host.send(queue, Entry(0x7C))->status().value == 0x001);
@@ -219,16 +220,16 @@ TEST_CASE("queue pair: a connection that ends gives everything back, whatever it
     host.bring_up();
     transport::LoopConnection& queue = host.io(1);
     const auto zeroes = testing::filled(page, 0);
-    REQUIRE(queue.submit(compare_entry(2, 1).cid(1).sqe(), zeroes));                                // for its partner
-    REQUIRE(queue.submit(second_entry(2, 1).cid(2).sqe(), {}, true));                               // for its data
+    REQUIRE(queue.submit(compare_entry(2, 1).cid(1).sqe(), zeroes));   // for its partner
+    REQUIRE(queue.submit(second_entry(2, 1).cid(2).sqe(), {}, true));  // for its data
     rig.disk(1).holding = true;
-    REQUIRE(queue.submit(ScriptedHost::read_entry(1, 0, 1, page).cid(3).sqe()));                   // for the device
+    REQUIRE(queue.submit(ScriptedHost::read_entry(1, 0, 1, page).cid(3).sqe()));  // for the device
     host.park();
     std::vector<std::uint64_t> taken;
     while (const auto offset = rig.buffers->allocate(4096)) {
         taken.push_back(*offset);
     }
-    REQUIRE(queue.submit(ScriptedHost::read_entry(1, 0, 1, page).cid(4).sqe()));                   // for memory
+    REQUIRE(queue.submit(ScriptedHost::read_entry(1, 0, 1, page).cid(4).sqe()));  // for memory
     rig.run();
     host.admin->close();
     rig.run();
@@ -252,12 +253,13 @@ TEST_CASE("queue pair: flow control off means that no head is reported") {
     ScriptedHost host(rig);
     host.bring_up();
     transport::LoopConnection& queue = rig.open();
-    const auto connected = host.send(queue, ScriptedHost::connect_entry(1, 3).put8(46, 0x04),
-                                     host.connect_data(host.cntlid));
+    const auto connected =
+        host.send(queue, ScriptedHost::connect_entry(1, 3).put8(46, 0x04), host.connect_data(host.cntlid));
     CHECK(connected->status().ok());
     CHECK(host.send(queue, ScriptedHost::read_entry(1, 0, 1, page))->cqe.sqhd.value() == 0);
     transport::LoopConnection& other = rig.open();
-    CHECK(host.send(other, ScriptedHost::connect_entry(2, 3), host.connect_data(host.cntlid))->cqe.sqhd.value() == 1);
+    CHECK(host.send(other, ScriptedHost::connect_entry(2, 3), host.connect_data(host.cntlid))
+              ->cqe.sqhd.value() == 1);
     for (const int head : {2, 3, 0, 1, 2}) {
         CHECK(host.send(other, ScriptedHost::read_entry(1, 0, 1, page))->cqe.sqhd.value() == head);
     }

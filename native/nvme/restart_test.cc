@@ -178,7 +178,8 @@ TEST_CASE("restart: a controller without its admin queue ends, a queue without i
     rig.slots[1].queue = nvme::QueueRecord{};
 }
 
-TEST_CASE("restart: controllers of subsystems that are no longer configured, and damaged records, are dropped") {
+TEST_CASE(
+    "restart: controllers of subsystems that are no longer configured, and damaged records, are dropped") {
     TargetRig rig;
     rig.with_subsystem();
     ScriptedHost host(rig);

@@ -28,8 +28,9 @@ bool Subsystem::allows(std::string_view host_nqn) const {
 // --- controllers ---
 
 Controller* Subsystem::find_controller(std::uint16_t cntlid) const {
-    const auto at = std::find_if(controllers_.begin(), controllers_.end(),
-                                 [&](const Controller* controller) { return controller->cntlid() == cntlid; });
+    const auto at = std::find_if(controllers_.begin(), controllers_.end(), [&](const Controller* controller) {
+        return controller->cntlid() == cntlid;
+    });
     return at != controllers_.end() ? *at : nullptr;
 }
 

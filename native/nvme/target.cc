@@ -47,8 +47,9 @@ base::Result<void> check(const SubsystemSpec& spec) {
         return error("E_INVALID", "subsystem NQN '" + spec.nqn + "' is not 1 to 223 printable characters");
     }
     if (!printable(spec.serial, 20) || !printable(spec.model, 40) || !printable(spec.firmware, 8)) {
-        return error("E_INVALID", "subsystem " + spec.nqn +
-                                      ": serial (1 to 20), model (1 to 40) and firmware (1 to 8) are printable ASCII");
+        return error("E_INVALID",
+                     "subsystem " + spec.nqn +
+                         ": serial (1 to 20), model (1 to 40) and firmware (1 to 8) are printable ASCII");
     }
     if (spec.cntlid_min == 0 || spec.cntlid_min > spec.cntlid_max || spec.cntlid_max > limits::cntlid_max) {
         return error("E_INVALID", "subsystem " + spec.nqn + ": controller ids must lie in 1 to 65519");
@@ -107,12 +108,18 @@ const char* name_of(TargetEventKind kind) {
 
 struct Target::Admission {
     struct DeadlineTimer : reactor::Timer {
-        DeadlineTimer(reactor::Reactor& r, Callback callback, Admission& a) : Timer(r, callback), admission(a) {}
+        DeadlineTimer(reactor::Reactor& r, Callback callback, Admission& a)
+            : Timer(r, callback), admission(a) {}
         Admission& admission;
     };
 
     Admission(Target& owner, std::uint64_t number, QueuePair& q, Command& c, Decided callback)
-        : target(owner), id(number), queue(q), command(c), decided(callback), timer(owner.reactor(), due, *this) {}
+        : target(owner),
+          id(number),
+          queue(q),
+          command(c),
+          decided(callback),
+          timer(owner.reactor(), due, *this) {}
 
     static void due(reactor::Timer& timer) {
         Admission& late = static_cast<DeadlineTimer&>(timer).admission;
@@ -155,7 +162,7 @@ void Target::post(std::function<void()> task) {
     });
 }
 
-void Target::emit(TargetEvent event) {
+void Target::emit(const TargetEvent& event) {
     if (sink_) {
         sink_(event);
     }
@@ -250,7 +257,8 @@ base::Result<void> Target::remove_subsystem(const std::string& nqn, std::functio
     return {};
 }
 
-base::Result<void> Target::set_hosts(const std::string& nqn, bool allow_any, const std::vector<std::string>& hosts) {
+base::Result<void> Target::set_hosts(const std::string& nqn, bool allow_any,
+                                     const std::vector<std::string>& hosts) {
     const auto at = subsystems_.find(nqn);
     if (at == subsystems_.end() || at->second->removing()) {
         return no_subsystem(nqn);
@@ -282,7 +290,8 @@ base::Result<void> Target::set_ana_state(const std::string& nqn, AnaState state)
 
 // --- namespaces ---
 
-base::Result<void> Target::add_namespace(const std::string& nqn, const NamespaceSpec& spec, block::Device& device) {
+base::Result<void> Target::add_namespace(const std::string& nqn, const NamespaceSpec& spec,
+                                         block::Device& device) {
     const auto at = subsystems_.find(nqn);
     if (at == subsystems_.end() || at->second->removing()) {
         return no_subsystem(nqn);
@@ -290,8 +299,8 @@ base::Result<void> Target::add_namespace(const std::string& nqn, const Namespace
     Subsystem& subsystem = *at->second;
     const std::string what = "namespace " + std::to_string(spec.nsid) + " of " + nqn;
     if (spec.nsid == 0 || spec.nsid > subsystem.spec().max_namespaces) {
-        return error("E_INVALID", what + ": the NSID must lie in 1 to " +
-                                      std::to_string(subsystem.spec().max_namespaces));
+        return error("E_INVALID",
+                     what + ": the NSID must lie in 1 to " + std::to_string(subsystem.spec().max_namespaces));
     }
     if (all_zero(spec.nguid)) {
         return error("E_INVALID", what + ": the NGUID must not be zero");
@@ -308,14 +317,16 @@ base::Result<void> Target::add_namespace(const std::string& nqn, const Namespace
         for (const auto& [nsid, ns] : other->namespaces()) {
             const bool same_uuid = !all_zero(spec.uuid) && ns->spec().uuid == spec.uuid;
             if (ns->spec().nguid == spec.nguid || same_uuid) {
-                return error("E_EXISTS", what + ": namespace " + std::to_string(nsid) + " of " + other_nqn +
-                                             " has the same " + (same_uuid ? "UUID" : "NGUID"));
+                std::string text = what + ": namespace " + std::to_string(nsid) + " of ";
+                text += other_nqn;
+                text += same_uuid ? " has the same UUID" : " has the same NGUID";
+                return error("E_EXISTS", std::move(text));
             }
         }
     }
     const bool reads_only = spec.read_only || device.describe().read_only;
-    auto claim = block::Claim::take(
-        device, reads_only ? block::Access::read_only : block::Access::read_write, what);
+    auto claim =
+        block::Claim::take(device, reads_only ? block::Access::read_only : block::Access::read_write, what);
     if (!claim.ok()) {
         return claim.error();
     }
@@ -354,7 +365,8 @@ NamespaceRecord* Target::namespace_record(const Subsystem& subsystem, const Name
     return free;
 }
 
-base::Result<void> Target::remove_namespace(const std::string& nqn, std::uint32_t nsid, std::function<void()> done) {
+base::Result<void> Target::remove_namespace(const std::string& nqn, std::uint32_t nsid,
+                                            std::function<void()> done) {
     const auto at = subsystems_.find(nqn);
     if (at == subsystems_.end() || at->second->removing()) {
         return no_subsystem(nqn);
@@ -371,7 +383,8 @@ base::Result<void> Target::remove_namespace(const std::string& nqn, std::uint32_
     return {};
 }
 
-base::Result<void> Target::set_namespace_read_only(const std::string& nqn, std::uint32_t nsid, bool read_only) {
+base::Result<void> Target::set_namespace_read_only(const std::string& nqn, std::uint32_t nsid,
+                                                   bool read_only) {
     const auto at = subsystems_.find(nqn);
     Namespace* const ns = at != subsystems_.end() ? at->second->find_namespace(nsid) : nullptr;
     if (ns == nullptr) {
@@ -404,7 +417,8 @@ void Target::forget_stale_records() {
         }
     }
     for (SubsystemRecord& record : records_.subsystems) {
-        if (record.state == RecordState::in_use && subsystems_.find(stored_name(record.nqn)) == subsystems_.end()) {
+        if (record.state == RecordState::in_use &&
+            subsystems_.find(stored_name(record.nqn)) == subsystems_.end()) {
             store_free(record);
         }
     }
@@ -576,7 +590,8 @@ void Target::drop_orphans() {
 
 // --- admission ---
 
-bool Target::ask_admission(const ConnectRequest& request, QueuePair& queue, Command& command, Decided decided) {
+bool Target::ask_admission(const ConnectRequest& request, QueuePair& queue, Command& command,
+                           Decided decided) {
     if (!hook_) {
         return false;
     }
@@ -655,7 +670,8 @@ std::vector<ControllerStatus> Target::controller_status() const {
         std::memcpy(status.host_id.data(), record.host_id, status.host_id.size());
         status.kato_ms = record.kato_ms;
         const base::Nanoseconds now = reactor_.now();
-        status.idle_ms = now > record.last_contact_ns ? (now - record.last_contact_ns) / base::millisecond : 0;
+        status.idle_ms =
+            now > record.last_contact_ns ? (now - record.last_contact_ns) / base::millisecond : 0;
         status.created_ms = record.created_ms;
         status.cc = record.cc;
         status.csts = record.csts;

@@ -236,7 +236,7 @@ class Target {
     std::uint32_t connection_count() const { return connection_count_; }
 
     // --- for the NVMe layer --------------------------------------------------------------------------------
-    void emit(TargetEvent event);
+    void emit(const TargetEvent& event);
     // Runs `task` in the reactor's next iteration, unless this object is gone by then.
     void post(std::function<void()> task);
     void connection_opened() { ++connection_count_; }
@@ -256,8 +256,8 @@ class Target {
         std::string reason;
     };
     using Decided = void (*)(QueuePair& queue, Command& command, const Decision& decision);
-    // Asks the hook; false if there is none. `decided` is called once, perhaps from within this call, with the answer
-    // or at the deadline, unless the queue cancels.
+    // Asks the hook; false if there is none. `decided` is called once, perhaps from within this call, with
+    // the answer or at the deadline, unless the queue cancels.
     bool ask_admission(const ConnectRequest& request, QueuePair& queue, Command& command, Decided decided);
     void cancel_admission(const QueuePair& queue);
 
@@ -268,7 +268,7 @@ class Target {
     // The record of a namespace of this identity; null if there is none (and no room for one).
     NamespaceRecord* namespace_record(const Subsystem& subsystem, const NamespaceSpec& spec);
 
-private:
+  private:
     struct Admission;
     void decide(std::uint64_t id, const Decision& decision);
     SubsystemRecord* subsystem_record(const std::string& nqn);
@@ -285,7 +285,8 @@ private:
     std::function<void(const TargetEvent&)> sink_;
     bool loading_ = true;
     std::uint16_t temperature_;
-    SubsystemRecord discovery_record_{};  // controllers of the discovery subsystem find their ids in their records
+    SubsystemRecord
+        discovery_record_{};  // controllers of the discovery subsystem find their ids in their records
     std::unique_ptr<Subsystem> discovery_;
     std::map<std::string, std::unique_ptr<Subsystem>, std::less<>> subsystems_;
     std::vector<std::unique_ptr<Controller>> controllers_;  // by slot

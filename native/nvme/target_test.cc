@@ -111,7 +111,9 @@ TEST_CASE("target: a read-only namespace refuses writes, and can be opened for w
     host.bring_up();
     transport::LoopConnection& queue = host.io(1);
     const auto write = [&] {
-        return host.send(queue, ScriptedHost::write_entry(5, 0, 1, 4096), testing::filled(4096, 1))->status().value;
+        return host.send(queue, ScriptedHost::write_entry(5, 0, 1, 4096), testing::filled(4096, 1))
+            ->status()
+            .value;
     };
     CHECK(write() == 0x020);
     {
@@ -182,7 +184,8 @@ TEST_CASE("target: status says what there is") {
     host.bring_up(5000);
     transport::LoopConnection& queue = host.io(1);
     host.park();
-    REQUIRE(host.send(queue, ScriptedHost::write_entry(1, 0, 2, 8192), testing::filled(8192, 1))->status().ok());
+    REQUIRE(
+        host.send(queue, ScriptedHost::write_entry(1, 0, 2, 8192), testing::filled(8192, 1))->status().ok());
     rig.advance(base::second);
     const auto controllers = rig.target->controller_status();
     REQUIRE(controllers.size() == 1);

@@ -1,5 +1,5 @@
-// A Kernel without a kernel: a clock that a test moves, and nothing asynchronous. For tests of what stands on timers
-// and posted tasks alone.
+// A Kernel without a kernel: a clock that a test moves, and nothing asynchronous. For tests of what stands on
+// timers and posted tasks alone.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace testing {
 
 class FakeKernel final : public reactor::Kernel {
-public:
+  public:
     // Time passes only here and in advance(): `wait` goes to its deadline, but not beyond `horizon`.
     base::Nanoseconds time = 1'000 * base::second;
     base::Nanoseconds horizon = 0;
@@ -29,7 +29,9 @@ public:
     void accept(int, reactor::Operation&) override { absent(); }
     void connect(int, const sockaddr&, socklen_t, reactor::Operation&) override { absent(); }
     void read(int, std::span<std::byte>, std::uint64_t, reactor::Operation&) override { absent(); }
-    void write(int, std::span<const std::byte>, std::uint64_t, bool, reactor::Operation&) override { absent(); }
+    void write(int, std::span<const std::byte>, std::uint64_t, bool, reactor::Operation&) override {
+        absent();
+    }
     void sync(int, reactor::Operation&) override { absent(); }
     void allocate(int, int, std::uint64_t, std::uint64_t, reactor::Operation&) override { absent(); }
     void discard(int, std::uint64_t, std::uint64_t, reactor::Operation&) override { absent(); }
@@ -37,7 +39,7 @@ public:
     void cancel(reactor::Operation&) override { absent(); }
     bool register_memory(std::span<std::byte>) override { return true; }
 
-private:
+  private:
     static void absent() { EK_CHECK(false, "this test's kernel has no such operation"); }
     bool woken_ = false;
 };

@@ -1,6 +1,6 @@
-// What tests of the NVMe layer stand on: a Target over a fake kernel and devices that do what the test says, and a host
-// that sends submission queue entries which it puts together byte by byte. Answers are looked at by offset, as the
-// standard's figures give them, so that what is checked is not also what checks.
+// What tests of the NVMe layer stand on: a Target over a fake kernel and devices that do what the test says,
+// and a host that sends submission queue entries which it puts together byte by byte. Answers are looked at
+// by offset, as the standard's figures give them, so that what is checked is not also what checks.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ namespace testing {
 
 // A device in memory that keeps requests while `holding`.
 class HeldDevice final : public block::Device {
-public:
+  public:
     HeldDevice(const std::string& name, std::uint64_t bytes, std::uint32_t block_bytes)
         : Device(name, "held"), content_(bytes) {
         block::Description description;
@@ -61,7 +61,7 @@ public:
         return description.size_bytes;
     }
 
-protected:
+  protected:
     void submit_checked(block::Request& request) override {
         if (holding) {
             held.push_back(&request);
@@ -75,7 +75,7 @@ protected:
         }
     }
 
-private:
+  private:
     void carry_out(block::Request& request, block::Status status) {
         std::byte* const place = content_.data() + request.offset;
         if (status == block::Status::ok) {
@@ -95,11 +95,11 @@ private:
 
 // A submission queue entry, by offsets.
 class Entry {
-public:
+  public:
     explicit Entry(std::uint8_t opcode) {
         bytes_[0] = opcode;
-        bytes_[1] = 0x40;      // PSDT 01b
-        bytes_[39] = 0x5A;     // SGL1: transport data block
+        bytes_[1] = 0x40;   // PSDT 01b
+        bytes_[39] = 0x5A;  // SGL1: transport data block
     }
     Entry& put8(std::size_t at, std::uint8_t value) {
         bytes_[at] = value;
@@ -122,7 +122,7 @@ public:
         return sqe;
     }
 
-private:
+  private:
     Entry& put(std::size_t at, std::uint64_t value, std::size_t size) {
         for (std::size_t i = 0; i < size; ++i) {
             bytes_[at + i] = static_cast<std::uint8_t>(value >> (8 * i));
@@ -156,7 +156,7 @@ inline constexpr const char* test_subsystem = "nqn.2026-01.test:subsystem";
 inline constexpr const char* test_host = "nqn.2026-01.test:host";
 
 class TargetRig {
-public:
+  public:
     TargetRig() : reactor(kernel), memory_(std::size_t{16} << 20) { restart(); }
     ~TargetRig() { stop(); }
 
@@ -230,11 +230,10 @@ public:
     }
     void restart() {
         buffers = std::make_unique<reactor::BufferPool>(memory_.span());
-        target = std::make_unique<nvme::Target>(
-            reactor, *buffers,
-            nvme::Target::Records{.controllers = controller_records,
-                                  .subsystems = subsystem_records,
-                                  .namespaces = namespace_records});
+        target = std::make_unique<nvme::Target>(reactor, *buffers,
+                                                nvme::Target::Records{.controllers = controller_records,
+                                                                      .subsystems = subsystem_records,
+                                                                      .namespaces = namespace_records});
         target->set_event_sink([this](const nvme::TargetEvent& event) { events.push_back(event); });
     }
 
@@ -276,7 +275,7 @@ public:
     std::vector<std::unique_ptr<transport::LoopConnection>> connections;
     std::vector<nvme::TargetEvent> events;
 
-private:
+  private:
     transport::LoopConnection& make(std::size_t slot) {
         connections.push_back(std::make_unique<transport::LoopConnection>(
             *target, reactor, *buffers, slots[slot].queue, slots[slot].commands,
@@ -290,7 +289,7 @@ private:
 
 // One host's association with one subsystem.
 class ScriptedHost {
-public:
+  public:
     using Completion = transport::LoopCompletion;
 
     struct Names {
@@ -379,7 +378,8 @@ public:
     }
     Completion set_cc(std::uint32_t value) { return command(property_set(0x14, value)); }
 
-    Completion identify(std::uint8_t cns, std::uint32_t nsid = 0, std::uint16_t cntid = 0, std::uint8_t csi = 0) {
+    Completion identify(std::uint8_t cns, std::uint32_t nsid = 0, std::uint16_t cntid = 0,
+                        std::uint8_t csi = 0) {
         return command(Entry(0x06)
                            .nsid(nsid)
                            .dword(10, cns | (std::uint32_t{cntid} << 16))
@@ -396,7 +396,8 @@ public:
             .put64(48, offset)
             .length(bytes);
     }
-    Completion log(std::uint8_t page, std::uint32_t bytes, std::uint64_t offset = 0, std::uint32_t extra = 0) {
+    Completion log(std::uint8_t page, std::uint32_t bytes, std::uint64_t offset = 0,
+                   std::uint32_t extra = 0) {
         return command(log_entry(page, bytes, offset, extra));
     }
     Completion get_feature(std::uint8_t id, std::uint8_t select = 0, std::uint32_t dword11 = 0,
@@ -416,19 +417,21 @@ public:
                            .length(static_cast<std::uint32_t>(data.size())),
                        data);
     }
-    static Entry read_entry(std::uint32_t nsid, std::uint64_t slba, std::uint16_t blocks, std::uint32_t bytes) {
+    static Entry read_entry(std::uint32_t nsid, std::uint64_t slba, std::uint16_t blocks,
+                            std::uint32_t bytes) {
         return Entry(0x02).nsid(nsid).put64(40, slba).dword(12, blocks - 1u).length(bytes);
     }
-    static Entry write_entry(std::uint32_t nsid, std::uint64_t slba, std::uint16_t blocks, std::uint32_t bytes) {
+    static Entry write_entry(std::uint32_t nsid, std::uint64_t slba, std::uint16_t blocks,
+                             std::uint32_t bytes) {
         return Entry(0x01).nsid(nsid).put64(40, slba).dword(12, blocks - 1u).length(bytes);
     }
     std::uint16_t park() { return start(*admin, Entry(0x0C)); }
 
-private:
+  private:
     TargetRig& rig_;
     std::uint16_t next_cid_ = 1;
 
-public:
+  public:
     transport::LoopConnection* admin;
     std::uint16_t cntlid = 0;
 };

@@ -7,10 +7,11 @@ import { connectCases } from "./cases/connect.mjs";
 import { discoveryCases } from "./cases/discovery.mjs";
 import { filesystemCases } from "./cases/filesystem.mjs";
 import { ioCases } from "./cases/io.mjs";
+import { restartCases } from "./cases/restart.mjs";
 import { Unavailable } from "./harness/kernel.mjs";
 import { Suite } from "./harness/suite.mjs";
 
-const CASES = [discoveryCases, connectCases, adminCases, ioCases, filesystemCases, changeCases];
+const CASES = [discoveryCases, connectCases, adminCases, ioCases, filesystemCases, changeCases, restartCases];
 
 let suite = null;
 try {

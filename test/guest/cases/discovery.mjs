@@ -72,7 +72,7 @@ export function discoveryCases(suite) {
     { config: oneDisk(ram(64)) },
     async ({ host, target }) => {
       const { address, port } = target.places.discovery;
-      const monitor = host.start("udevadm monitor --kernel --property --subsystem-match=nvme >/tmp/uevents", {
+      host.start("udevadm monitor --kernel --property --subsystem-match=nvme >/tmp/uevents", {
         deadlineS: 60,
       });
       await host.waitFor("grep -q KERNEL /tmp/uevents", { what: "udevadm listens" });
@@ -94,7 +94,6 @@ export function discoveryCases(suite) {
         records.some(({ subnqn }) => subnqn === OTHER_NQN),
         JSON.stringify(records),
       );
-      monitor.stop();
     },
   );
 }

@@ -9,13 +9,13 @@ const SYSTEMS = {
 /** Files of all sizes with known checksums; some overwritten, some removed. */
 const FILL = `
   mount $DEVICE /mnt && mkdir -p /mnt/tree && cd /mnt/tree
-  head -c 48M /dev/urandom >/tmp/pool
-  for index in $(seq 60); do
+  head -c 32M /dev/urandom >/tmp/pool
+  for index in $(seq 30); do
     dd if=/tmp/pool of=file-$index bs=$((index * 677)) count=$((1 + index % 13)) skip=$index status=none
   done
   dd if=/tmp/pool of=large bs=1M status=none
-  for index in $(seq 1 7 60); do rm file-$index; done
-  for index in $(seq 2 9 60); do dd if=/tmp/pool of=file-$index bs=512 count=7 seek=3 conv=notrunc status=none; done
+  for index in $(seq 1 7 30); do rm file-$index; done
+  for index in $(seq 2 9 30); do dd if=/tmp/pool of=file-$index bs=512 count=7 seek=3 conv=notrunc status=none; done
   find . -type f | sort | xargs sha256sum >/run/checksums
   cd / && sync && umount /mnt`;
 

@@ -157,27 +157,23 @@ export function ioCases(suite) {
     },
   );
 
-  suite.case(
-    "compare tells equal from different",
-    { config: oneDisk(ram(64)), allow: [/nvme/] },
-    async ({ host }) => {
-      const device = await host.attach(NQN);
-      await host.run(
-        `head -c 64k /dev/urandom >/tmp/data; dd if=/tmp/data of=${device} bs=64k oflag=direct status=none`,
-      );
-      await host.run(`nvme compare ${device} -s 0 -c 127 -z 65536 -d /tmp/data`);
-      await host.run(
-        "cp /tmp/data /tmp/other; printf X | dd of=/tmp/other bs=1 seek=40000 conv=notrunc status=none; ! cmp -s /tmp/data /tmp/other",
-      );
-      const different = await host.try(`nvme compare ${device} -s 0 -c 127 -z 65536 -d /tmp/other`);
-      assert.notEqual(different.status, 0);
-      assert.match(different.stdout + different.stderr, /compare fail|0x[0-9a-f]*285/i);
-    },
-  );
+  suite.case("compare tells equal from different", { config: oneDisk(ram(64)) }, async ({ host }) => {
+    const device = await host.attach(NQN);
+    await host.run(
+      `head -c 64k /dev/urandom >/tmp/data; dd if=/tmp/data of=${device} bs=64k oflag=direct status=none`,
+    );
+    await host.run(`nvme compare ${device} -s 0 -c 127 -z 65536 -d /tmp/data`);
+    await host.run(
+      "cp /tmp/data /tmp/other; printf X | dd of=/tmp/other bs=1 seek=40000 conv=notrunc status=none; ! cmp -s /tmp/data /tmp/other",
+    );
+    const different = await host.try(`nvme compare ${device} -s 0 -c 127 -z 65536 -d /tmp/other`);
+    assert.notEqual(different.status, 0);
+    assert.match(different.stdout + different.stderr, /compare fail|0x[0-9a-f]*285/i);
+  });
 
   suite.case(
     "verify accepts a range of the namespace and refuses one beyond it",
-    { config: oneDisk(ram(64)), allow: [/nvme/] },
+    { config: oneDisk(ram(64)) },
     async ({ host }) => {
       const device = await host.attach(NQN);
       await host.run(`nvme verify ${device} -n 1 -s 0 -c 255`);
@@ -201,7 +197,7 @@ export function ioCases(suite) {
 
   suite.case(
     "a read or write beyond the end is refused with the right status",
-    { config: oneDisk(ram(64)), allow: [/nvme/] },
+    { config: oneDisk(ram(64)) },
     async ({ host }) => {
       const device = await host.attach(NQN);
       const end = (64 * MIB) / 512;
@@ -220,7 +216,7 @@ export function ioCases(suite) {
 
   suite.case(
     "write uncorrectable and an unknown opcode are refused, and the queue goes on",
-    { config: oneDisk(ram(64)), allow: [/nvme/] },
+    { config: oneDisk(ram(64)) },
     async ({ host }) => {
       const device = await host.attach(NQN);
       const unknown = await host.try(`nvme io-passthru ${device} -o 0x7e -n 1 -r -l 4096`);

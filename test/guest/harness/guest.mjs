@@ -223,17 +223,31 @@ export class Guest {
     const id = this.#nextId++;
     const body = Buffer.from(script);
     const stdin = Buffer.from(input);
-    const answered = new Promise((resolve, reject) => this.#commands.set(id, { resolve, reject }));
+    const command = {};
+    command.answered = new Promise((resolve, reject) => Object.assign(command, { resolve, reject }));
+    command.answered.catch(() => {});
+    this.#commands.set(id, command);
     this.#socket.write(
       Buffer.concat([Buffer.from(`run ${id} ${deadlineS} ${body.length} ${stdin.length}\n`), body, stdin]),
     );
     const done = withDeadline(
-      answered,
+      command.answered,
       deadlineS * 1000 + ANSWER_GRACE_MS,
       () => `the guest does not answer any more; console: ${this.consoleLog}; command: ${script.trim()}`,
     );
     done.catch(() => {});
-    return { done, stop: () => this.#socket?.write(`stop ${id}\n`) };
+    return { done, stop: () => this.#stop(id) };
+  }
+
+  #stop(id) {
+    if (this.#commands.has(id)) this.#socket?.write(`stop ${id}\n`);
+  }
+
+  /** Ends all scripts that still run, and waits until they have. */
+  async stopAll() {
+    const running = [...this.#commands.values()].map(({ answered }) => answered.catch(() => {}));
+    for (const id of this.#commands.keys()) this.#stop(id);
+    await withDeadline(Promise.all(running), ANSWER_GRACE_MS, () => "scripts in the guest do not end");
   }
 
   /** Runs a script to its end, whatever its status. */

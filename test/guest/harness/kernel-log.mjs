@@ -14,7 +14,11 @@ const TROUBLE = [
 ];
 
 /** Lines that match the above and are harmless. */
-const HARMLESS = [/nvme.*: mapped \d+\/\d+\/\d+ default\/read\/poll queues/, /callbacks suppressed$/, /Shutdown timeout set to/];
+const HARMLESS = [
+  /nvme.*: mapped \d+\/\d+\/\d+ default\/read\/poll queues/,
+  /callbacks suppressed$/,
+  /Shutdown timeout set to/,
+];
 
 /** A line that says that the host noticed an interruption of its connection. A restarted server must cause none of these. */
 const INTERRUPTION =

@@ -167,6 +167,7 @@ export class NvmeHost {
 
   /** Leaves nothing mounted and nothing connected, whatever a case did; fails when that cannot be had. */
   async cleanUp() {
+    await this.#guest.stopAll();
     await this.run(
       `awk '$1 ~ "^/dev/nvme" {print $2}' /proc/mounts | while read -r point; do umount "$point" || umount -l "$point"; done
        for path in /sys/class/nvme/nvme*; do [ -e "$path" ] && echo 1 >"$path/delete_controller"; done

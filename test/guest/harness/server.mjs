@@ -28,9 +28,11 @@ export class Server {
   #directory;
   #configPath;
   #process = null;
+  #keeper;
   #ports;
 
-  constructor({ network, directory }) {
+  constructor({ network, directory, keeper = false }) {
+    this.#keeper = keeper;
     this.#network = network;
     this.#directory = directory;
     this.#configPath = join(directory, "keel.yaml");
@@ -86,6 +88,7 @@ export class Server {
       "serve",
       "--config",
       this.#configPath,
+      ...(this.#keeper ? ["--keeper"] : []),
     ];
     const child = spawn(command, args, { stdio: ["ignore", log, log] });
     this.#process = child;
@@ -127,6 +130,24 @@ export class Server {
     const { status, stdout, stderr } = await this.cli(...args, "-o", "json");
     if (status !== 0) throw new Error(`keel ${args.join(" ")} ended with ${status}: ${stderr}${stdout}`);
     return JSON.parse(stdout);
+  }
+
+  /**
+   * Under a keeper: kills the server, not the keeper, and waits until the next one answers.
+   * @returns {Promise<number>} the pid of the next one
+   */
+  async crash() {
+    const { pid, keeper } = await this.json("status");
+    if (keeper === null) throw new Error("no keeper holds this server's connections");
+    process.kill(pid, "SIGKILL");
+    const deadline = Date.now() + READY_DEADLINE_MS;
+    while (Date.now() < deadline) {
+      const { status, stdout } = await this.cli("status", "-o", "json");
+      if (status === 0 && JSON.parse(stdout).pid !== pid) return JSON.parse(stdout).pid;
+    }
+    throw new Error(
+      `no server answers ${READY_DEADLINE_MS / 1000} s after the death of ${pid}:\n${this.logTail(20)}`,
+    );
   }
 
   /** Makes the running server offer something else. */
@@ -177,8 +198,8 @@ export class Server {
 }
 
 /** Starts a server for one case. */
-export async function startServer({ network, directory, config }) {
-  const server = new Server({ network, directory });
+export async function startServer({ network, directory, config, keeper }) {
+  const server = new Server({ network, directory, keeper });
   try {
     await server.start(config);
   } catch (error) {

@@ -75,10 +75,10 @@ export class Suite {
   /**
    * Defines a test with a target of its own.
    * @param {string} name
-   * @param {{config: object | ((directory: string) => object), allow?: RegExp[], skip?: string | false, deadlineMs?: number}} options  `allow`: kernel log lines that this case causes on purpose
+   * @param {{config: object | ((directory: string) => object), keeper?: boolean, allow?: RegExp[], skip?: string | false, deadlineMs?: number}} options  `allow`: kernel log lines that this case causes on purpose; `keeper`: the server runs under a keeper
    * @param {(context: CaseContext) => Promise<void>} body
    */
-  case(name, { config, allow = [], skip = false, deadlineMs = CASE_DEADLINE_MS }, body) {
+  case(name, { config, keeper = false, allow = [], skip = false, deadlineMs = CASE_DEADLINE_MS }, body) {
     test(name, { skip }, async (t) => {
       const directory = join(this.#directory, `case-${++this.#caseCount}`);
       mkdirSync(directory, { recursive: true });
@@ -90,6 +90,7 @@ export class Suite {
           network: this.#network,
           guest,
           directory,
+          keeper,
           config: typeof config === "function" ? config(directory) : config,
         });
         this.#target = target;

@@ -538,6 +538,7 @@ TcpConnection::Step TcpConnection::end_without_word(const char* reason) {
 // Memory for the capsule at `consumed` may be there now.
 void TcpConnection::buffer_available() {
     stalled_ = false;
+    last_received_at_ = around_.reactor.now();  // the host waited for us
     if (!ending_) {
         parse();
     }

@@ -292,6 +292,8 @@ void TcpConnection::flush() {
     send_message_.msg_iov = send_segments_.get();
     send_message_.msg_iovlen = segments;
     send_armed_ = true;
+    last_sent_at_ =
+        around_.reactor.now();  // the host's time begins now, however long there was nothing to send
     around_.reactor.kernel().send(socket_, send_message_, MSG_NOSIGNAL, send_operation_);
     watch_progress();
 }

@@ -29,7 +29,7 @@ suite("connect", () => {
   before(async () => {
     server = await startServer();
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   async function attempt(fields: ConnectFields, data = connectData(fields)): Promise<Completion> {
     const wire = await Wire.start(server.endpoint());
@@ -216,7 +216,7 @@ suite("allowed hosts", () => {
     port = await freePort();
     server = await Server.start(config([friend.nqn]));
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   async function attempt(who: typeof friend): Promise<Completion> {
     const wire = await Wire.start(server.endpoint());

@@ -13,7 +13,7 @@ suite("controller", () => {
   before(async () => {
     server = await startServer();
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   test("CAP, VS and CRTO agree with each other", async () => {
     const controller = await connect(server, { enable: false });
@@ -133,7 +133,7 @@ suite("keep alive", () => {
   before(async () => {
     server = await startServer();
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   test("a host that falls silent is disconnected after KATO, on all its queues, and not before", async () => {
     const controller = await connect(server, { kato: 1000 });

@@ -27,7 +27,7 @@ suite("delivery", () => {
   before(async () => {
     server = await startServer();
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   test("ICReq byte by byte is an ICReq", async () => {
     const wire = await Wire.open(server.endpoint());

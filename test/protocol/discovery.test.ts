@@ -50,7 +50,7 @@ suite("discovery", () => {
     };
     server = await Server.start(configWith(ports));
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   const discover = (host: HostIdentity, listener = 3, kato = 0) =>
     Controller.connect({ endpoint: server.endpoint(listener), subnqn: discoveryNqn, host, kato });

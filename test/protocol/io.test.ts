@@ -61,7 +61,7 @@ suite("I/O commands", () => {
   before(async () => {
     server = await startServer();
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   for (const { nsid, blockBytes, title } of [
     { nsid: Ns.ram4k, blockBytes: 4096, title: "ram, 4096-byte blocks" },

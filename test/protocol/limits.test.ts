@@ -2,7 +2,7 @@
 // never disturbs another.
 
 import assert from "node:assert/strict";
-import { after, before, suite, test } from "node:test";
+import { after, afterEach, before, suite, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { Admin, blockRange, Io, Status, sqe } from "./host/command.js";
 import { adminConnect, type Controller, connectQueue, hostNamed, read } from "./host/controller.js";
@@ -135,6 +135,12 @@ suite("time limits", () => {
 suite("connection limits", () => {
   let server: Server;
   const [total, perHost] = [40, 8];
+  let wires: Wire[] = [];
+  const closeAll = (): void => {
+    for (const wire of wires) wire.destroy();
+    wires = [];
+  };
+  afterEach(closeAll);
   before(async () => {
     server = await Server.make((directory) =>
       standardConfig(directory, {
@@ -142,22 +148,35 @@ suite("connection limits", () => {
       }),
     );
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
+
+  const from = (number: number) => ({ ...server.endpoint(), from: `127.0.1.${number}` });
 
   test("a host over its limit is told to come back, others connect", async () => {
     const greedy = hostNamed("greedy");
-    const controllers: Controller[] = [];
     let refused: { status: number; dnr: boolean } | null = null;
+    // From several addresses, so that only its name tells that it is one host.
     for (let count = 0; count < perHost + 2 && refused === null; count += 1) {
-      const wire = await Wire.start(server.endpoint());
-      const queue = new QueuePair(wire, 0, 32);
+      const queue = new QueuePair(await Wire.start(from(count + 1)), 0, 32);
       const answer = await connectQueue(queue, { ...adminConnect, subnqn, host: greedy });
-      if (answer.status === 0) controllers.push(await connect(server, { host: hostNamed(`other-${count}`) }));
-      else refused = answer;
+      wires.push(queue.wire);
+      if (answer.status !== 0) refused = answer;
     }
     assert.ok(refused !== null, "the limit holds");
     assert.deepEqual([refused.status, refused.dnr], [Status.connectBusy, false]);
-    for (const controller of controllers) controller.close();
+    const other = await connect(server, { host: hostNamed("other"), endpoint: from(100) });
+    other.close();
+  });
+
+  test("connections of one address over the limit are closed before they say anything", async () => {
+    for (let count = 0; count < perHost + 5; count += 1) wires.push(await Wire.open(from(200)));
+    const mine = wires.slice(-perHost - 5);
+    await until(
+      () => mine.filter((wire) => wire.ended).length >= 5 || null,
+      "those over the limit to be closed",
+    );
+    const other = await connect(server, { endpoint: from(201) });
+    other.close();
   });
 
   test("connections over the limit in all are closed, and room is used again", async () => {
@@ -168,7 +187,7 @@ suite("connection limits", () => {
       () => wires.filter((wire) => wire.ended).length >= 20 || null,
       "those over the limit to be closed",
     );
-    for (const wire of wires) wire.destroy();
+    closeAll();
     const controller = await until(async () => {
       try {
         return await connect(server);

@@ -17,7 +17,7 @@ suite("queue", () => {
   before(async () => {
     server = await startServer();
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   test("SQHD counts the commands taken, modulo the size of the queue", async () => {
     for (const entries of [2, 4, 32, 128, 1000]) {

@@ -33,7 +33,7 @@ suite("run time", () => {
     port = await freePort();
     server = await Server.start(config([[1, "a"]]));
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   async function listen(controller: Controller): Promise<Submitted> {
     const set = { opcode: Admin.setFeatures, cdw10: 0x0b, cdw11: 0x900 };
@@ -158,11 +158,14 @@ suite("run time", () => {
       }
     };
     const lanes = [1, 1, 1, 2, 2, 2].map((nsid) => load(nsid));
-    for (let round = 0; round < 4; round += 1) {
-      await server.apply(config([[1, "a"]], { a: { ram: "16MiB" } }));
-      await server.apply(config(both, { a: { ram: "16MiB" } }));
+    try {
+      for (let round = 0; round < 4; round += 1) {
+        await server.apply(config([[1, "a"]], { a: { ram: "16MiB" } }));
+        await server.apply(config(both, { a: { ram: "16MiB" } }));
+      }
+    } finally {
+      going = false;
     }
-    going = false;
     await Promise.all(lanes);
     for (const status of statuses.keys()) {
       const allowed: number[] = [0, Status.invalidNamespace, Status.namespaceNotReady, Status.abortRequested];

@@ -21,7 +21,7 @@ suite("soak", () => {
       standardConfig(directory, { limits: { connections: 64, controllers: 32 } }),
     );
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   async function status(): Promise<EngineStatus> {
     const answer = (await server.rpc("keel.status")) as { engine?: EngineStatus } & EngineStatus;

@@ -49,7 +49,7 @@ suite("transfer", () => {
   before(async () => {
     server = await startServer();
   });
-  after(async () => server.stop());
+  after(async () => server?.stop());
 
   for (const digests of [noDigests, { header: true, data: true }]) {
     const title = digests.header ? "with digests" : "without digests";

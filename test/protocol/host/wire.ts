@@ -14,7 +14,8 @@ import {
   type PduOf,
 } from "./pdu.js";
 
-export type Endpoint = { readonly address: string; readonly port: number };
+/** `from`: the address that the host has; every address of 127.0.0.0/8 is this machine's. */
+export type Endpoint = { readonly address: string; readonly port: number; readonly from?: string };
 
 export type Opening = Partial<IcReqFields>;
 
@@ -43,8 +44,9 @@ export class Wire {
   }
 
   /** TCP alone, without ICReq. */
-  static async open({ address, port }: Endpoint): Promise<Wire> {
-    const socket = createConnection({ host: address, port, allowHalfOpen: true });
+  static async open({ address, port, from }: Endpoint): Promise<Wire> {
+    const source = from === undefined ? {} : { localAddress: from };
+    const socket = createConnection({ host: address, port, allowHalfOpen: true, ...source });
     const { promise, resolve, reject } = deferred<void>();
     socket.once("connect", () => resolve());
     socket.once("error", reject);

@@ -67,8 +67,9 @@ wire::DiscoveryLogEntry entry_at(std::string_view transport, std::string_view fa
     entry.trtype = transport_type(transport);
     entry.adrfam = address_family(family);
     entry.subtype = static_cast<std::uint8_t>(type);
+    // "Not required" would say that TLS is possible: nvme-cli then asks the kernel for it.
     entry.treq =
-        static_cast<std::uint8_t>(wire::treq::secure_channel.put(wire::treq::secure_channel_not_required) |
+        static_cast<std::uint8_t>(wire::treq::secure_channel.put(wire::treq::secure_channel_not_specified) |
                                   wire::treq::sq_flow_control_disable_supported.put(1));
     entry.portid = port_id;
     entry.cntlid = wire::cntlid_dynamic;

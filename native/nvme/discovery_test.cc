@@ -77,7 +77,7 @@ TEST_CASE("discovery: itself, every allowed subsystem at every listener, and the
     // Subsystems.
     const auto& a = seen.entries[3];
     CHECK(number_at(a, 2, 1) == 2);       // NVM subsystem
-    CHECK(number_at(a, 3, 1) == 0x06);    // TREQ: not required, flow control may be off
+    CHECK(number_at(a, 3, 1) == 0x04);    // TREQ: secure channel not specified, flow control may be off
     CHECK(number_at(a, 4, 2) == 1);       // PORTID
     CHECK(number_at(a, 6, 2) == 0xFFFF);  // CNTLID: dynamic
     CHECK(number_at(a, 8, 2) == 1024);    // ASQSZ

@@ -13,8 +13,8 @@ namespace nvme {
 
 namespace {
 
-constexpr std::uint32_t supported =
-    wire::command_effects::csupp | wire::command_effects::csp.put(wire::scope::namespace_);
+// No command scope (CSP): Linux 6.1 warns of every bit but CSUPP and LBCC in the effects of an I/O command.
+constexpr std::uint32_t supported = wire::command_effects::csupp;
 constexpr std::uint32_t changes_blocks = supported | wire::command_effects::lbcc;
 
 constexpr std::array rows{

@@ -152,7 +152,7 @@ export function restartCases(suite) {
 
   suite.case(
     "nvme reset succeeds while the server is killed",
-    { config: oneDisk(ram(64)), keeper: true },
+    { config: oneDisk(ram(64)), keeper: true, allow: [/resetting controller/] },
     async ({ host, target, t }) => {
       const controller = await host.connect(NQN, { queues: 2 });
       const resets = host.start(

@@ -4,7 +4,16 @@
 // deadline on this side, a little later, catches a guest that no longer answers at all. Whatever goes wrong, the console log stays in `directory`.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, constants, existsSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
+import {
+  accessSync,
+  appendFileSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 
@@ -221,6 +230,7 @@ export class Guest {
   start(script, { deadlineS = COMMAND_DEADLINE_S, input = "" } = {}) {
     if (this.#qemu === null || this.#socket === null) throw new Error("the guest is not running");
     const id = this.#nextId++;
+    const started = Date.now();
     const body = Buffer.from(script);
     const stdin = Buffer.from(input);
     const command = {};
@@ -235,8 +245,17 @@ export class Guest {
       deadlineS * 1000 + ANSWER_GRACE_MS,
       () => `the guest does not answer any more; console: ${this.consoleLog}; command: ${script.trim()}`,
     );
-    done.catch(() => {});
+    done
+      .then(({ status }) => this.#record(started, status, script))
+      .catch(() => this.#record(started, "lost", script));
     return { done, stop: () => this.#stop(id) };
+  }
+
+  /** One line per command, for a post-mortem: when it ended, how long it took, what it was. */
+  #record(started, status, script) {
+    const words = script.replaceAll(/\s+/g, " ").trim();
+    const line = `${new Date().toISOString()} ${String(Date.now() - started).padStart(6)} ms ${status} ${words}\n`;
+    appendFileSync(join(this.directory, "commands.log"), line);
   }
 
   #stop(id) {

@@ -31,6 +31,8 @@ struct Description {
     bool can_write_zeroes = false;  // natively; otherwise the guard answers not_supported
     bool rotational = false;
     std::uint32_t data_alignment = 1;  // what Request::data must be aligned to
+    // A write completes within `submit`, takes its data from any address, and may be repeated.
+    bool writes_inline = false;
 };
 
 // Memory of the server that a transport may send from without copying: `region` 0 is the data pool, others

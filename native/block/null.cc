@@ -19,6 +19,7 @@ class Null final : public Device {
         description_.can_deallocate = true;
         description_.deallocated_reads_zero = true;
         description_.can_write_zeroes = true;
+        description_.writes_inline = true;
     }
 
     std::optional<MemoryReference> direct_read(std::uint64_t offset, std::uint64_t length) override {

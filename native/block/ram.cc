@@ -33,6 +33,7 @@ class Ram final : public Device {
         description_.can_deallocate = true;
         description_.deallocated_reads_zero = true;
         description_.can_write_zeroes = true;
+        description_.writes_inline = true;
     }
 
     std::optional<MemoryReference> direct_read(std::uint64_t offset, std::uint64_t length) override {

@@ -444,6 +444,16 @@ void QueuePair::unlink_partner(Command& command) {
 
 // --- execution ---
 
+bool QueuePair::writes_inline(const Command& command) const {
+    const wire::Sqe& sqe = command.sqe();
+    if (record_.qid == 0 || controller_ == nullptr ||
+        sqe.opcode != static_cast<std::uint8_t>(wire::IoOpcode::write) || sqe.fuse() != wire::Fuse::normal) {
+        return false;
+    }
+    Namespace* const ns = controller_->find_namespace(sqe.nsid);
+    return ns != nullptr && !ns->removing() && ns->ranges.is_open() && ns->device().describe().writes_inline;
+}
+
 void QueuePair::execute(Command& command) {
     EK_CHECK(!command.executing, "a command is executed twice");
     command.executing = true;

@@ -98,7 +98,11 @@ class QueuePair {
     // Judges the command from its SQE alone; stores nothing. `capsule_data_bytes`: data bytes that the PDU
     // carries.
     Admission admit(Command& command, std::uint32_t capsule_data_bytes);
-    // The record is `ready`. May complete at once.
+    // Whether executing this admitted command now would only copy its data somewhere, at once, without
+    // waiting and without letting others go on: then it may be executed with its data where it was received,
+    // before the capsule is consumed, because executing it once more does no harm.
+    bool writes_inline(const Command& command) const;
+    // The record is `ready`, or `free` if the command writes inline. May complete at once.
     void execute(Command& command);
     // A command that ends before execution (rejected at admission, data transfer error).
     void fail(Command& command, wire::Status status, bool dnr);

@@ -48,6 +48,8 @@ class RangeLock {
     // Gives the range back, or the place in line. Nothing happens if the hold is idle.
     void release(RangeHold& hold);
 
+    // Writers pass without waiting, and nobody waits for them.
+    bool is_open() const { return exclusive_ == 0 && waiting_.first == nullptr; }
     bool has_waiters() const { return waiting_.first != nullptr; }
 
   private:

@@ -121,6 +121,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
                        std::uint64_t available);
     Step take_data(ReceiveState& state);
     Step take_skip(ReceiveState& state);
+    void execute_from_stream(nvme::Command& command, const std::byte* data, const ReceiveState& state);
     void begin_data(ReceiveState& state);
     void capsule_data_complete(nvme::Command& command, bool digest_ok);
     void h2c_data_complete(nvme::Command& command, std::uint32_t received_bytes);
@@ -209,6 +210,8 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     std::uint64_t received_ = 0;  // stream offset up to which bytes are in place
     bool receive_armed_ = false;
     bool stalled_ = false;             // no data buffer for the capsule at `consumed`
+    // While a command is executed whose capsule is not consumed yet: what makes it so.
+    const ReceiveState* consuming_ = nullptr;
     std::uint32_t requests_open_ = 0;  // commands whose data was requested and is not complete
 
     // Sending.

@@ -261,7 +261,10 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     const bool to_controller = accepted && admission.direction == nvme::DataDirection::to_controller;
     const bool in_capsule = layout.data_bytes != 0;
     const std::uint32_t transfer_bytes = in_capsule ? layout.data_bytes : admission.length;
-    const std::uint32_t buffer_bytes = to_controller ? std::max(transfer_bytes, admission.buffer_bytes) : 0;
+    const bool from_stream =
+        in_capsule && to_controller && available >= layout.pdu_bytes && queue_.writes_inline(*command);
+    const std::uint32_t buffer_bytes =
+        to_controller && !from_stream ? std::max(transfer_bytes, admission.buffer_bytes) : 0;
     if (buffer_bytes != 0) {
         const auto buffer = around_.buffers.allocate(buffer_bytes);
         if (!buffer) {
@@ -314,6 +317,13 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         if (layout.data_digest_bytes != 0 && accepted &&
             digest_of(data, layout.data_bytes) != load_digest(data + layout.data_bytes)) {
             reject_data(record);
+        } else if (from_stream) {
+            state.consumed += layout.pdu_bytes;
+            execute_from_stream(
+                *command,
+                stream_at(state, record.stream_offset) + layout.data_offset + admission.in_capsule_offset,
+                state);
+            return Step::again;
         }
         if (command->data != nullptr) {
             const std::uint32_t begin = admission.in_capsule_offset;
@@ -344,6 +354,19 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     state.remaining = layout.data_bytes;
     begin_data(state);
     return Step::again;
+}
+
+// A write whose data need not be moved to a buffer first. The device takes it from the stream buffer, and
+// only then is the capsule consumed: `done`, `state`, the response, in this order (respond() stores `state`).
+// A successor that finds the capsule not consumed executes it again, which has the same effect, because
+// nothing else was executed since.
+void TcpConnection::execute_from_stream(nvme::Command& command, const std::byte* data,
+                                        const ReceiveState& state) {
+    command.data = const_cast<std::byte*>(data);
+    consuming_ = &state;
+    EK_CRASH_POINT("tcp.receive.from_stream");
+    queue_.execute(command);
+    EK_CHECK(consuming_ == nullptr, "a command that writes inline has ended");
 }
 
 // The data's first bytes are in the stream buffer: they move to the command's buffer, the rest follows by

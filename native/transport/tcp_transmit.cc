@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/crash_point.h"
 #include "base/crc32c.h"
@@ -104,6 +105,9 @@ void TcpConnection::request_data(nvme::Command& command) {
 }
 
 void TcpConnection::respond(nvme::Command& command) {
+    if (consuming_ != nullptr) {
+        commit(*std::exchange(consuming_, nullptr));
+    }
     if (ending_ || draining_after_error()) {
         queue_.release(command);
         return;

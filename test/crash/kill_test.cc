@@ -195,6 +195,7 @@ TEST_CASE("hosts notice nothing when the server dies at a marked step") {
         "tcp.receive.after_commit",
         "tcp.receive.arrived",
         "tcp.receive.ready",
+        "tcp.receive.from_stream",
         "tcp.transmit.before_tail",
         "tcp.transmit.after_tail",
         "tcp.transmit.sent",

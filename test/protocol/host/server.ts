@@ -205,7 +205,7 @@ export class Server {
   /** Replaces the configuration file and applies it. */
   async apply(config: Config): Promise<void> {
     this.write(config);
-    const result = await this.keel("apply", "-f", this.configPath);
+    const result = await this.keel("apply", "-f", this.configPath, "--yes");
     assert.equal(result.status, 0, `keel apply: ${result.out}${result.err}`);
   }
 

@@ -241,10 +241,15 @@ suite("bad input", () => {
     assert.ok(Array.isArray(await server.rpc("rpc_get_methods")));
   });
 
-  test("deeply nested parameters are answered", async () => {
-    const deep = `{"jsonrpc":"2.0","id":1,"method":"nvmf_create_subsystem","params":${'{"a":'.repeat(50_000)}1${"}".repeat(50_000)}}\n`;
-    const answer = JSON.parse(await rawRpc(server.rpcSocket, Buffer.from(deep), isWhole)) as JsonObject;
-    assert.ok(answer["error"] !== undefined);
+  test("deeply nested parameters are refused", async () => {
+    for (const depth of [100, 50_000]) {
+      const nested = `${'{"a":'.repeat(depth)}1${"}".repeat(depth)}`;
+      const request = `{"jsonrpc":"2.0","id":1,"method":"nvmf_create_subsystem","params":${nested}}\n`;
+      // The server may close while the rest of the request is still on its way.
+      const text = await rawRpc(server.rpcSocket, Buffer.from(request), isWhole).catch(() => null);
+      if (text !== null) assert.ok((JSON.parse(text) as JsonObject)["error"] !== undefined, text);
+      assert.ok(Array.isArray(await server.rpc("rpc_get_methods")), "the next one is served");
+    }
   });
 
   test("what a failed change touched is as before", async () => {

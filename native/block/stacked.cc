@@ -24,6 +24,7 @@ Stacked::Stacked(const Environment& environment, const DeviceSpec& spec, Claim b
 void Stacked::describe_like_base() {
     Description description = base_.device()->describe();
     description.read_only = description.read_only || spec_.read_only;
+    description.writes_inline = false;  // what stands on another device may take its time
     set_description(description);
 }
 

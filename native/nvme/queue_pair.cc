@@ -188,7 +188,9 @@ Command* QueuePair::find(std::uint16_t cid) {
 // --- slots ---
 
 Command* QueuePair::take_slot() {
-    if (free_slots_.empty()) {
+    // Slots beyond what the queue has entries for are left over from the time before Connect.
+    const std::size_t in_use = command_count_ - free_slots_.size();
+    if (free_slots_.empty() || in_use >= std::size_t{record_.entries} * 2) {
         return nullptr;
     }
     Command& command = commands_[free_slots_.back()];

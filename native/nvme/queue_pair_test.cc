@@ -247,6 +247,28 @@ TEST_CASE("queue pair: a connection that ends gives everything back, whatever it
     CHECK(removed);
 }
 
+TEST_CASE("queue pair: a host has slots for twice its queue, not more, however small the queue is") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    rig.disk(1).holding = true;
+    std::uint16_t qid = 1;
+    for (const std::uint16_t entries : {std::uint16_t{2}, std::uint16_t{32}, std::uint16_t{100}}) {
+        transport::LoopConnection& queue = rig.open();
+        const auto sqsize = static_cast<std::uint16_t>(entries - 1);
+        REQUIRE(host.connect_io(queue, qid++, sqsize)->status().ok());
+        std::uint32_t accepted = 0;
+        std::uint16_t cid = 0;
+        while (accepted < 1000 && queue.submit(ScriptedHost::read_entry(1, 0, 1, page).cid(cid++).sqe())) {
+            ++accepted;
+        }
+        CHECK(accepted == entries * 2u);
+    }
+    rig.disk(1).finish_held();
+    rig.run();
+}
+
 TEST_CASE("queue pair: flow control off means that no head is reported") {
     TargetRig rig;
     rig.with_subsystem();

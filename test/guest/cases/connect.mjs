@@ -126,11 +126,11 @@ export function connectCases(suite) {
   );
 
   suite.case(
-    "fifty connects and disconnects in a row succeed",
+    "thirty connects and disconnects in a row succeed",
     { config: oneDisk(ram(64)), deadlineMs: 400_000 },
     async ({ host }) => {
       await host.run(
-        `set -e; for round in $(seq 50); do ${host.connectCommand(NQN)} >/dev/null
+        `set -e; for round in $(seq 30); do ${host.connectCommand(NQN)} >/dev/null
        until namespace_device ${NQN} 1 >/dev/null; do sleep 0.02; done
        dd if=$(namespace_device ${NQN} 1) of=/dev/null bs=4k count=4 iflag=direct status=none; nvme disconnect -n ${NQN} >/dev/null; done`,
         { deadlineS: 240 },

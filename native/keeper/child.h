@@ -70,6 +70,7 @@ class Child {
     // lost, and the watchdog ends it.
     void send(durable::KeeperMessage message);
     bool flush();  // true if nothing waits
+    bool outbox_waits() const { return !outbox_.empty(); }
     bool outbox_full() const { return outbox_.size() >= outbox_max; }
 
     // What the keeper knows of it.

@@ -94,6 +94,7 @@ class Keeper {
     // keeper_store.cc: listeners, connections, systemd's copies
     bool watch_listener(std::uint64_t id, Item& item);
     void accept_some(std::uint64_t listener);
+    bool accept_failed(const Item& listener, int error);
     void pause_listeners();
     void resume_listeners();
     void drop_ended_connections();

@@ -219,6 +219,7 @@ void Keeper::on_forget(Child& child, const KeeperMessage& message) {
     }
     if (standby_ && kind == "memory") {
         standby_->send(described("FORGOTTEN", message));
+        update_watch(*standby_);
     }
 }
 
@@ -344,8 +345,9 @@ void Keeper::update_watch(Child& child) {
     if (child.channel() < 0 || child.channel_lost_at != 0) {
         return;
     }
+    const bool waits = child.output_blocked || child.outbox_waits();
     const std::uint32_t wanted = (child.outbox_full() ? 0u : static_cast<std::uint32_t>(EPOLLIN)) |
-                                 (child.output_blocked ? static_cast<std::uint32_t>(EPOLLOUT) : 0u);
+                                 (waits ? static_cast<std::uint32_t>(EPOLLOUT) : 0u);
     if (wanted == child.watched) {
         return;
     }

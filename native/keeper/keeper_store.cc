@@ -52,55 +52,75 @@ bool Keeper::watch_listener(std::uint64_t id, Item& item) {
                  watched(Watched::listener, id));
 }
 
+// Everything is prepared before a connection is accepted: a keeper that is killed before systemd has the
+// connection loses it, so only two system calls lie between.
 void Keeper::accept_some(std::uint64_t listener_id) {
     for (int i = 0; i < accepts_per_turn; ++i) {
         const Item* listener = store_.at(listener_id);
         if (listener == nullptr || resume_accept_at_ != never) {
             return;
         }
-        // The accepted socket blocks: io_uring must wait for it, and the flag would outlive every server.
-        const int connection = accept4(listener->descriptor, nullptr, nullptr, SOCK_CLOEXEC);
-        if (connection < 0) {
-            switch (errno) {
-                case EAGAIN: return;
-                case EMFILE:
-                case ENFILE:
-                case ENOBUFS:
-                case ENOMEM:
-                    log_.write(Level::error, "cannot accept: %s; again in 100 ms", std::strerror(errno));
-                    pause_listeners();
-                    return;
-                case EBADF:
-                case EINVAL:
-                case ENOTSOCK:
-                case EOPNOTSUPP:
-                    log_.write(Level::error, "listener %s is out of use: %s", listener->name.c_str(),
-                               std::strerror(errno));
-                    epoll_ctl(epoll_, EPOLL_CTL_DEL, listener->descriptor, nullptr);
-                    return;
-                default: continue;  // what happened to that one connection
-            }
-        }
         Ledger& ledger = store_.ledger();
-        if (store_.count(Kind::connection) >= options_.connections_max) {
-            close(connection);
+        const bool full = store_.count(Kind::connection) >= options_.connections_max;
+        Item item;
+        item.kind = Kind::connection;
+        item.name = listener->name;
+        item.listener = listener_id;
+        const std::string name = Store::systemd_name(ledger.next_id, item);
+        const bool fits = systemd_name_bytes_ + name.size() + 1 <= systemd_name_bytes_max;
+        const std::string text = Systemd::store_text(name);
+        // The accepted socket blocks: io_uring must wait for it, and the flag would outlive every server.
+        item.descriptor = accept4(listener->descriptor, nullptr, nullptr, SOCK_CLOEXEC);
+        if (item.descriptor < 0) {
+            if (!accept_failed(*listener, errno)) {
+                return;
+            }
+            continue;
+        }
+        if (full) {
+            close(item.descriptor);
             if (ledger.refused++ % 1000 == 0) {
                 log_.write(Level::warning, "more than %u connections: a new one was closed",
                            options_.connections_max);
             }
             continue;
         }
+        item.in_systemd = systemd_.present() && fits && systemd_.notify(text, item.descriptor);
         ++ledger.accepted;
-        Item item;
-        item.kind = Kind::connection;
-        item.descriptor = connection;
-        item.name = listener->name;
-        item.listener = listener_id;
-        systemd_store_.insert(store_.add(std::move(item)));
-        push_to_systemd();
+        const bool stored = item.in_systemd;
+        const std::uint64_t id = store_.add(std::move(item));
+        if (stored) {
+            systemd_name_bytes_ += name.size() + 1;
+        } else {
+            systemd_store_.insert(id);
+            push_to_systemd();
+        }
         if (active_) {
             feed(*active_);
         }
+    }
+}
+
+// True if the next connection may be better.
+bool Keeper::accept_failed(const Item& listener, int error) {
+    switch (error) {
+        case EAGAIN: return false;
+        case EMFILE:
+        case ENFILE:
+        case ENOBUFS:
+        case ENOMEM:
+            log_.write(Level::error, "cannot accept: %s; again in 100 ms", std::strerror(error));
+            pause_listeners();
+            return false;
+        case EBADF:
+        case EINVAL:
+        case ENOTSOCK:
+        case EOPNOTSUPP:
+            log_.write(Level::error, "listener %s is out of use: %s", listener.name.c_str(),
+                       std::strerror(error));
+            epoll_ctl(epoll_, EPOLL_CTL_DEL, listener.descriptor, nullptr);
+            return false;
+        default: return true;  // what happened to that one connection
     }
 }
 

@@ -129,10 +129,12 @@ bool Systemd::notify(std::string_view text, int descriptor) {
     return true;
 }
 
-bool Systemd::store(std::string_view name, int descriptor) {
+std::string Systemd::store_text(std::string_view name) {
     // Without FDPOLL=0 the manager drops a connection as soon as its peer hangs up.
-    return notify("FDSTORE=1\nFDNAME=" + std::string(name) + "\nFDPOLL=0", descriptor);
+    return "FDSTORE=1\nFDNAME=" + std::string(name) + "\nFDPOLL=0";
 }
+
+bool Systemd::store(std::string_view name, int descriptor) { return notify(store_text(name), descriptor); }
 
 bool Systemd::forget(std::string_view name) { return notify("FDSTOREREMOVE=1\nFDNAME=" + std::string(name)); }
 

@@ -29,6 +29,7 @@ class Systemd {
     // False if the manager does not take it now: try again a little later. A message that can
     // never be sent counts as sent; `errors` counts it.
     bool notify(std::string_view text, int descriptor = -1);
+    static std::string store_text(std::string_view name);
     bool store(std::string_view name, int descriptor);
     bool forget(std::string_view name);
 

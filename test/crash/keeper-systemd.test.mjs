@@ -52,6 +52,7 @@ class Manager {
         "ProtectHome=no",
         "StateDirectory=",
         "RuntimeDirectory=",
+        `StandardError=append:${join(folder, "keeper.log")}`,
         "",
       ].join("\n"),
     );
@@ -166,7 +167,10 @@ function step(name, body) {
     try {
       await body();
     } catch (error) {
-      console.error(systemd.journal.slice(-4000));
+      console.error(
+        systemd.journal.slice(-2000),
+        readFileSync(join(folder, "keeper.log"), "utf8").slice(-4000),
+      );
       throw error;
     }
   });
@@ -262,7 +266,7 @@ step("kills of keeper and server at random times: no connection that was once se
   for (let i = 0; i < count; ++i) {
     const main = await mainPid();
     const server = `$(cut -d' ' -f1 /proc/${main}/task/${main}/children)`;
-    await systemd.run(`${i % 2 === 0 ? "" : `kill -9 ${server}; `}kill -9 ${main}; true`);
+    await systemd.run(`kill -9 ${i % 2 === 0 ? "" : server} ${main}; true`);
     await newHost();
     fresh.push(hosts.pop());
     if (i % 5 === 4) await (await newHost()).who();

@@ -500,6 +500,23 @@ keeperTest("1,500 connections change hands", withStandby, async (run) => {
 });
 
 keeperTest(
+  "a hand-over that fills the channel goes on when the server reads, whatever does not fit",
+  alone,
+  async (run) => {
+    const hosts = [];
+    for (let i = 0; i < 180; ++i) hosts.push(await run.host());
+    await hosts[0].who({ connections: 180 });
+    run.setMode("slow");
+    // Somewhere here the channel is full exactly at the last message: about 280 of them fit.
+    for (let boots = 1; boots <= 130; ++boots) {
+      kill(await hosts[0].who({ boots }));
+      hosts.push(await run.host());
+    }
+    await hosts[0].who({ boots: 131, connections: 310 });
+  },
+);
+
+keeperTest(
   "under kills and connections that come and go, none is lost and no descriptor leaks",
   withStandby,
   async (run) => {

@@ -3,8 +3,9 @@
 //   keeper-server FOLDER
 //
 // FOLDER/mode says how it starts (read anew by each process, like a newly installed version): "ok", "exit N",
-// "hang", "die-warm", "stubborn" (does not come to rest), "mute" (says nothing after HELLO).
-// FOLDER/port receives its port. Requests are lines "<number> <command> …", answers "<number> <text>".
+// "hang", "die-warm", "stubborn" (does not come to rest), "mute" (says nothing after HELLO), "slow" (reads
+// nothing at first). FOLDER/port receives its port. Requests are lines "<number> <command> …", answers
+// "<number> <text>".
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -415,6 +416,9 @@ int Server::run() {
     sigprocmask(SIG_BLOCK, &signals, nullptr);
     const int signal_file = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     say(KeeperMessage("HELLO").add("pid", static_cast<std::uint64_t>(getpid())));
+    if (mode_ == "slow") {
+        poll(nullptr, 0, 20);
+    }
     Nanoseconds alive_at = 0;
     for (;;) {
         const Nanoseconds now = base::monotonic_now();

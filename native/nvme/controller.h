@@ -73,7 +73,7 @@ class Controller {
     // --- properties (properties.cc) ------------------------------------------------------------------------
     bool enabled() const;  // CC.EN
     bool ready() const;    // CSTS.RDY
-    // No shutdown was asked for, no fatal status.
+    // No reset or shutdown is under way, no fatal status.
     bool accepts_io() const;
     // The value of a property; false if there is none at `offset` or it has another size.
     bool property_get(std::uint32_t offset, bool eight_bytes, std::uint64_t& value) const;

@@ -120,11 +120,16 @@ wire::Status set_power(const Context& context) {
 
 // --- number of queues ---
 
+// 0's based.
+std::uint32_t queues_most(Controller& controller) {
+    const std::uint32_t configured =
+        std::min(controller.target().limits().io_queues_per_controller, limits::io_queues_per_controller_max);
+    return std::max(configured, 1u) - 1;
+}
+
 wire::Status get_queues(const Context& context, bool by_default, std::uint32_t& value, std::byte*) {
     namespace field = wire::feature_number_of_queues;
-    const std::uint32_t most = std::min(context.controller.target().limits().io_queues_per_controller,
-                                        limits::io_queues_per_controller_max) -
-                               1;
+    const std::uint32_t most = queues_most(context.controller);
     const FeatureValues& values = context.values();
     const bool granted = values.queues_set != 0 && !by_default;
     value = field::nsqr.put(granted ? values.queues_granted_sq : most) |
@@ -142,9 +147,7 @@ wire::Status set_queues(const Context& context) {
     if (context.controller.io_queue_count() != 0) {
         return wire::status::command_sequence_error;
     }
-    const std::uint32_t most = std::min(context.controller.target().limits().io_queues_per_controller,
-                                        limits::io_queues_per_controller_max) -
-                               1;
+    const std::uint32_t most = queues_most(context.controller);
     FeatureValues& values = context.values();
     values.queues_granted_sq = static_cast<std::uint16_t>(std::min(sq, most));
     values.queues_granted_cq = static_cast<std::uint16_t>(std::min(cq, most));

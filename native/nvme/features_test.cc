@@ -52,6 +52,55 @@ TEST_CASE("features: plain values are kept, defaults and saved values stay") {
     CHECK(host.set_feature(0x19, 1).status().value == 0x12B);
 }
 
+TEST_CASE("features: without the write cache every write goes to the medium") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    transport::LoopConnection& queue = host.io(1);
+    rig.disk(1).holding = true;
+    const auto durable = [&](const testing::Entry& entry, std::size_t bytes) {
+        host.start(queue, entry, testing::filled(bytes, 1));
+        REQUIRE(rig.disk(1).held.size() == 1);
+        const bool forced = rig.disk(1).held[0]->force_unit_access;
+        rig.disk(1).finish_held();
+        rig.run();
+        return forced;
+    };
+    const auto write = ScriptedHost::write_entry(1, 0, 1, 4096);
+    const auto zeroes = testing::Entry(0x08).nsid(1);
+    CHECK(!durable(write, 4096));
+    CHECK(!durable(zeroes, 0));
+    REQUIRE(host.set_feature(0x06, 0).status().ok());
+    CHECK(durable(write, 4096));
+    CHECK(durable(zeroes, 0));
+    REQUIRE(host.set_feature(0x06, 1).status().ok());
+    CHECK(!durable(write, 4096));
+}
+
+TEST_CASE("features: hosts that know of retry delays get one with what passes by itself") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    transport::LoopConnection& queue = host.io(1);
+    rig.disk(1).holding = true;
+    const auto status_when_busy = [&] {
+        const auto cid = host.start(queue, ScriptedHost::read_entry(1, 0, 1, 4096));
+        rig.disk(1).finish_held(block::Status::busy);
+        rig.run();
+        return queue.take(cid)->cqe.status.value();
+    };
+    CHECK(((status_when_busy() >> 12) & 3) == 0);
+    std::vector<std::byte> behavior(512);
+    behavior[0] = std::byte{1};
+    REQUIRE(host.set_feature(0x16, 0, 0, behavior).status().ok());
+    const std::uint16_t field = status_when_busy();
+    CHECK(((field >> 1) & 0x7FF) == 0x021);
+    CHECK(((field >> 12) & 3) == 1);  // CRD: CRDT1
+    CHECK((field >> 15) == 0);        // may be retried
+}
+
 TEST_CASE("features: temperature thresholds over and under") {
     TargetRig rig;
     rig.with_subsystem();

@@ -25,7 +25,7 @@ bool Controller::enabled() const { return wire::cc::en.test(record_.cc); }
 bool Controller::ready() const { return wire::csts::rdy.test(record_.csts); }
 
 bool Controller::accepts_io() const {
-    return !wire::csts::cfs.test(record_.csts) &&
+    return transition_ == Transition::none && !wire::csts::cfs.test(record_.csts) &&
            wire::csts::shst.get(record_.csts) == wire::csts::shst_normal_operation;
 }
 

@@ -28,7 +28,7 @@
 //                           sent; of=all (after GO): everything has, in so many ITEM messages altogether
 //   CONNECTION id= name=    + descriptor; newly accepted through listener `name`, stored before
 //   FORGOTTEN kind= name=   is no longer stored
-//   REFUSED verb= kind= name= reason=   a STORE or FORGET that was not carried out
+//   REFUSED verb= kind= name= reason=   a STORE, FORGET or RESTART (without kind and name) that was not begun
 //   QUIESCE deadline_ms=    take no new work, finish or park the present one, say QUIESCED
 //   RESTART-FAILED reason=  go on as before
 //   KEEPER-INFO …           see docs/keeper.md

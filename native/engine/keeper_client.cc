@@ -317,9 +317,12 @@ void KeeperClient::tell(const KeeperMessage& message, int descriptor) {
     } else if (verb == "FORGOTTEN") {
         events_->keeper_forgotten(message.value("kind"), message.value("name"));
     } else if (verb == "REFUSED") {
-        events_->keeper_refused(
-            message.value("verb") + " " + message.value("kind") + " " + message.value("name"),
-            message.value("reason"));
+        std::string what = message.value("verb");
+        for (const char* key : {"kind", "name"}) {
+            const std::string part = message.value(key);
+            what += part.empty() ? "" : " " + part;
+        }
+        events_->keeper_refused(what, message.value("reason"));
     } else if (verb == "QUIESCE") {
         events_->keeper_quiesce(
             reactor_->now() + std::min<std::uint64_t>(message.number("deadline_ms").value_or(0), 3'600'000) *

@@ -63,6 +63,7 @@ class KeeperEvents {
     virtual void keeper_items_complete() = 0;
     virtual void keeper_connection(const KeeperItem& connection) = 0;  // newly accepted
     virtual void keeper_forgotten(const std::string& kind, const std::string& name) = 0;
+    // `what`: "STORE memory arena", "FORGET listener main", "RESTART"
     virtual void keeper_refused(const std::string& what, const std::string& reason) = 0;
     virtual void keeper_quiesce(base::Nanoseconds deadline) = 0;  // answer by `quiesced`
     virtual void keeper_restart_failed(const std::string& reason) = 0;

@@ -181,6 +181,7 @@ TEST_CASE_FIXTURE(Fixture, "every message of the keeper reaches its callback, ga
             .add("kind", "memory")
             .add("name", "x")
             .add("reason", "exists"));
+    say(KeeperMessage("REFUSED").add("verb", "RESTART").add("reason", "under way"));
     say(KeeperMessage("QUIESCE").add("deadline_ms", 5000));
     say(KeeperMessage("RESTART-FAILED").add("reason", "it ended"));
     say(KeeperMessage("KEEPER-INFO").add("pid", 5).add("standby", "warm").add("last_reason", "crash"));
@@ -191,6 +192,7 @@ TEST_CASE_FIXTURE(Fixture, "every message of the keeper reaches its callback, ga
                                                "item 0 new 10",
                                                "forgotten listener main",
                                                "refused STORE memory x: exists",
+                                               "refused RESTART: under way",
                                                "quiesce",
                                                "failed it ended",
                                                "info 5 warm crash",

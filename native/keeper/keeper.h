@@ -65,7 +65,7 @@ class Keeper {
     void standby_ended(std::unique_ptr<Child> child, const Death& death);
     void schedule_standby(base::Nanoseconds at);
     void start_standby();
-    void begin_upgrade(const std::string& reason);
+    const char* begin_upgrade(const std::string& reason);
     void start_candidate();
     void quiesce_active();
     void fail_upgrade(const std::string& reason);

@@ -119,7 +119,9 @@ void Keeper::message(Child& child, const KeeperMessage& message, int descriptor)
         status_text_ = message.value("text");
         report_status();
     } else if (verb == "RESTART" && alive && child.go_sent) {
-        begin_upgrade(message.value("reason"));
+        if (const char* problem = begin_upgrade(message.value("reason"))) {
+            child.send(KeeperMessage("REFUSED").add("verb", "RESTART").add("reason", problem));
+        }
     } else if (verb == "QUIESCED" && alive && child.go_sent) {
         if (stopping_ && keep_on_stop_) {
             child.kill(KillReason::stop, base::monotonic_now());

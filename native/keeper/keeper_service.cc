@@ -196,11 +196,16 @@ void Keeper::start_standby() {
     }
 }
 
-void Keeper::begin_upgrade(const std::string& reason) {
-    if (stopping_ || upgrade_ != Upgrade::none || !active_ || active_->killed != KillReason::none) {
-        log_.write(Level::warning, "a planned restart (%s) is ignored: %s", reason.c_str(),
-                   upgrade_ != Upgrade::none ? "one is under way" : "there is no server to replace");
-        return;
+// Null if it was begun, else why not.
+const char* Keeper::begin_upgrade(const std::string& reason) {
+    const char* problem = stopping_                             ? "the service is stopping"
+                          : upgrade_ != Upgrade::none           ? "a planned restart is under way"
+                          : !active_                            ? "there is no server to replace"
+                          : active_->killed != KillReason::none ? "the server is being replaced"
+                                                                : nullptr;
+    if (problem != nullptr) {
+        log_.write(Level::warning, "a planned restart (%s) is not begun: %s", reason.c_str(), problem);
+        return problem;
     }
     log_.write(Level::notice, "planned restart: %s", reason.c_str());
     const base::Nanoseconds now = base::monotonic_now();
@@ -213,6 +218,7 @@ void Keeper::begin_upgrade(const std::string& reason) {
     } else {
         start_candidate();
     }
+    return nullptr;
 }
 
 void Keeper::start_candidate() {

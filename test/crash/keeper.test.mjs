@@ -322,6 +322,20 @@ for (const [what, mode, options] of [
 }
 
 keeperTest(
+  "a second planned restart is refused while one is under way",
+  [...alone, "--warm-time=1"],
+  async (run) => {
+    const host = await run.host();
+    await host.who();
+    run.setMode("mute");
+    host.tell("restart first");
+    host.tell("restart second");
+    await until("REFUSED", async () => (await host.ask("said")).includes("verb=RESTART"));
+    await host.who({ restart_failed: "the new server was not warm in time" });
+  },
+);
+
+keeperTest(
   "a server that does not come to rest is replaced after its deadline",
   [...alone, "--quiesce-time=0.2"],
   async (run) => {

@@ -82,8 +82,8 @@ class Player {
                 operands.u8();
                 host.raw(socket, operands.rest());
                 break;
-            case Step::command: command(index, operands); break;
-            case Step::sqe: whole_sqe(index, operands); break;
+            case Step::command: command(index, argument, operands); break;
+            case Step::sqe: whole_sqe(index, argument, operands); break;
             case Step::answer: answer(index, argument, operands); break;
             case Step::h2c_data: {
                 const std::uint16_t cccid = operands.u8();
@@ -132,15 +132,37 @@ class Player {
     }
 
   private:
-    std::span<const std::uint8_t> data_of(std::size_t bytes) {
-        static const std::vector<std::uint8_t> pattern = [] {
-            std::vector<std::uint8_t> made(std::size_t{2} << 20);
-            for (std::size_t i = 0; i < made.size(); ++i) {
-                made[i] = static_cast<std::uint8_t>(i >> 9);
+    // What data PDUs carry. Ranges are such as Dataset Management and Copy take: small and within the
+    // namespaces.
+    enum Payload : std::uint8_t { counting = 0, zeroes = 1, deallocation_ranges = 2, copy_ranges = 3 };
+
+    static std::vector<std::uint8_t> make_payload(Payload payload) {
+        std::vector<std::uint8_t> made(std::size_t{2} << 20);
+        for (std::size_t i = 0; i < made.size(); ++i) {
+            const std::size_t entry = payload == copy_ranges ? i / 32 : i / 16;
+            const std::size_t within = payload == copy_ranges ? i % 32 : i % 16;
+            const auto start = static_cast<std::uint8_t>(entry * 3 % 16);
+            const auto blocks = static_cast<std::uint8_t>(entry % 4);
+            switch (payload) {
+                case counting: made[i] = static_cast<std::uint8_t>(i >> 9); break;
+                case zeroes: break;
+                case deallocation_ranges:
+                    made[i] = within == 4 ? blocks : within == 8 ? start : std::uint8_t{0};
+                    break;
+                case copy_ranges:
+                    made[i] = within == 8 ? start : within == 16 ? blocks : std::uint8_t{0};
+                    break;
             }
-            return made;
-        }();
-        return {pattern.data(), std::min(bytes, pattern.size())};
+        }
+        return made;
+    }
+
+    static std::span<const std::uint8_t> data_of(std::size_t bytes, unsigned payload = counting) {
+        static const std::array<std::vector<std::uint8_t>, 4> made{
+            make_payload(counting), make_payload(zeroes), make_payload(deallocation_ranges),
+            make_payload(copy_ranges)};
+        const std::vector<std::uint8_t>& chosen = made[payload % made.size()];
+        return {chosen.data(), std::min(bytes, chosen.size())};
     }
 
     void initialize(std::size_t index) {
@@ -228,7 +250,7 @@ class Player {
     }
 
     // A command with a data pointer that fits its data: bits of `data` say how it travels.
-    void command(std::size_t index, Operands& operands) {
+    void command(std::size_t index, std::uint8_t argument, Operands& operands) {
         wire::Sqe sqe;
         auto* bytes = reinterpret_cast<std::uint8_t*>(&sqe);
         bytes[0] = operands.u8();
@@ -251,24 +273,29 @@ class Player {
         }
         const std::uint32_t units = data & 0x3F;
         const bool in_capsule = (data & 0x40) != 0;
-        const std::uint32_t length = (data & 0x80) != 0 ? units * 4096 : units * 512;
-        wire::Sgl sgl;
-        set_sgl(sgl, length, in_capsule ? 0x01 : 0x5A);
-        std::memcpy(bytes + 24, &sgl, sizeof sgl);
+        std::uint32_t length = (data & 0x80) != 0 ? units * 4096 : units * 512;
         const bool with_data = in_capsule && length <= 16384;
-        world_.peers[index].host.capsule(world_.socket(index), sqe, data_of(with_data ? length : 0));
+        if (in_capsule && !with_data) {
+            length = units * 16384;  // too much for a capsule: a transfer of up to 1 MiB
+        }
+        wire::Sgl sgl;
+        set_sgl(sgl, length, with_data ? 0x01 : 0x5A);
+        std::memcpy(bytes + 24, &sgl, sizeof sgl);
+        world_.peers[index].host.capsule(world_.socket(index), sqe,
+                                         data_of(with_data ? length : 0, argument));
     }
 
-    void whole_sqe(std::size_t index, Operands& operands) {
+    void whole_sqe(std::size_t index, std::uint8_t argument, Operands& operands) {
         wire::Sqe sqe;
         auto* bytes = reinterpret_cast<std::uint8_t*>(&sqe);
         for (std::size_t i = 0; i < sizeof sqe; ++i) {
             bytes[i] = operands.u8();
         }
-        world_.peers[index].host.capsule(world_.socket(index), sqe, data_of(operands.u16() % 16385u));
+        world_.peers[index].host.capsule(world_.socket(index), sqe,
+                                         data_of(operands.u16() % 16385u, argument));
     }
 
-    // What a host should do, with a piece length of the script's choice; argument 0: the whole answer.
+    // What a host should do, with a piece length of the script's choice; an even argument: the whole answer.
     void answer(std::size_t index, std::uint8_t argument, Operands& operands) {
         Host& host = world_.peers[index].host;
         const std::uint8_t which = operands.u8();
@@ -279,10 +306,10 @@ class Player {
         const auto chosen = host.requests.begin() + static_cast<std::ptrdiff_t>(which % host.requests.size());
         Host::Request& request = *chosen;
         bool first = true;
-        while (request.length != 0 && (first || argument == 0)) {
+        while (request.length != 0 && (first || (argument & 1) == 0)) {
             const std::uint32_t bytes = std::min(piece, request.length);
             const bool last = bytes == request.length;
-            host.h2c_data(world_.socket(index), request, request.offset, data_of(bytes),
+            host.h2c_data(world_.socket(index), request, request.offset, data_of(bytes, argument / 2u),
                           last ? wire::pdu_flags::last_pdu : std::uint8_t{0});
             request.offset += bytes;
             request.length -= bytes;
@@ -412,7 +439,7 @@ std::vector<std::uint8_t> plausible_step(std::uint32_t random) {
         return chosen;
     };
     const auto first = [&](Step step) {
-        return static_cast<std::uint8_t>(static_cast<std::uint32_t>(step) | pick(2) << 4 | pick(2) << 5);
+        return static_cast<std::uint8_t>(static_cast<std::uint32_t>(step) | pick(2) << 4 | pick(4) << 5);
     };
     switch (pick(10)) {
         case 0:

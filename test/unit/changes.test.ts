@@ -3,6 +3,7 @@ import { test } from "node:test";
 import type { JsonObject } from "../../dist/model/json.js";
 import { sameJson } from "../../dist/model/json.js";
 import { changesBetween, mergeChanges } from "../../dist/recovery/changes.js";
+import { formatKept, parseKept } from "../../dist/recovery/kept-configuration.js";
 import { makeRandom } from "./random.js";
 
 const file: JsonObject = { version: 1, devices: { a: { ram: "1MiB" } }, subsystems: { s: { hosts: "any" } } };
@@ -77,4 +78,19 @@ test("changes between any two documents lead from the one to the other", () => {
     );
     assert.equal(merge.dropped.length, 0);
   }
+});
+
+test("what a keeper holds for a successor reads back, and nonsense is nothing", () => {
+  const kept = { file, readAgain: true };
+  assert.deepEqual(parseKept(formatKept(kept)), kept);
+  const nonsense = [
+    null,
+    "",
+    "{",
+    "[]",
+    '{"version":2,"file":{},"readAgain":false}',
+    '{"version":1,"file":[],"readAgain":false}',
+    '{"version":1,"file":{}}',
+  ];
+  for (const text of nonsense) assert.equal(parseKept(text), null, String(text));
 });

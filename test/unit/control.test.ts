@@ -11,6 +11,8 @@ import { DurableDirectory } from "../../dist/control/durable-directory.js";
 import { Server } from "../../dist/control/server.js";
 import { KeelError } from "../../dist/model/errors.js";
 import type { JsonObject } from "../../dist/model/json.js";
+import type { Takeover } from "../../dist/native/addon.js";
+import { parseKept } from "../../dist/recovery/kept-configuration.js";
 import { FakeEngine } from "./fake-engine.js";
 
 const quiet = {
@@ -36,6 +38,7 @@ async function startServer(
   path: string,
   raw: JsonObject,
   prepare: (engine: FakeEngine) => void = () => undefined,
+  takeover?: Takeover,
 ): Promise<Bench> {
   const engine = new FakeEngine();
   prepare(engine);
@@ -53,7 +56,7 @@ async function startServer(
   const server = new Server(parts, parseDocument({ version: 1, listen: [], ...raw }, "n"));
   try {
     engine.start((event) => server.onEvent(event));
-    await server.start(await engine.takeOver());
+    await server.start(takeover ?? (await engine.takeOver()));
   } catch (thrown) {
     await directory.close();
     throw thrown;
@@ -83,7 +86,7 @@ test("start-up tells hosts to wait until everything is there", async () => {
       `addSubsystem ${nqn("s")} any`,
       `addNamespace ${nqn("s")} 1 d`,
       "addListener nvme-tcp 127.0.0.1:4420",
-      "adopt replay",
+      "adopt",
       "setLoading false",
     ]);
     await end(bench);
@@ -243,7 +246,7 @@ test("a device that is missing at the start waits and does not disturb changes e
     assert.deepEqual(bench.engine.take().slice(2), [
       "addDevice d file 0",
       `addSubsystem ${nqn("s")} any`,
-      "adopt replay",
+      "adopt",
       "setLoading false",
     ]);
     const status = await bench.server.status();
@@ -344,6 +347,7 @@ test("a host is admitted by the list, and by nothing else", () => {
     serial: "",
     model: "",
     firmware: "",
+    inFlight: "replay" as const,
     cntlidMin: 1,
     cntlidMax: 2,
     namespaces: [],
@@ -456,4 +460,34 @@ test("a wait ends at its deadline and hears how the work ended after all", async
   );
   finish();
   assert.equal(await heard, true);
+});
+
+test("a predecessor's connections go on after the configuration is in place and before hosts are let in", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(
+      path,
+      { ...oneShare, listen: [{ "nvme-tcp": "127.0.0.1:4420" }] },
+      undefined,
+      {
+        kept: true,
+        carried: true,
+        reason: "crash",
+        exit: "signal:9",
+        previousPid: 1,
+        restarts: 3,
+      },
+    );
+    const calls = bench.engine.take();
+    const adopted = calls.indexOf("adopt");
+    assert.ok(adopted > calls.indexOf(`addNamespace ${nqn("s")} 1 d`));
+    assert.ok(adopted > calls.indexOf("addListener nvme-tcp 127.0.0.1:4420"));
+    assert.ok(adopted < calls.indexOf("setLoading false"));
+    assert.deepEqual(parseKept(bench.engine.texts.get("configuration") ?? null)?.readAgain, false);
+    await bench.server.restart("test");
+    assert.deepEqual(parseKept(bench.engine.texts.get("configuration") ?? null)?.readAgain, true);
+    bench.engine.emit({ type: "restart-failed", reason: "damaged" });
+    assert.equal((await bench.server.status()).restartFailure?.reason, "damaged");
+    assert.deepEqual(parseKept(bench.engine.texts.get("configuration") ?? null)?.readAgain, false);
+    await end(bench);
+  });
 });

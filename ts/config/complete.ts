@@ -126,6 +126,7 @@ function completeSubsystems(document: ConfigDocument, node: string, context: Con
         firmware: context.firmware,
         allowAnyHost: hosts === "any",
         hosts: hosts === "any" ? [] : [...hosts].sort(),
+        inFlight: subsystem.in_flight ?? "replay",
         cntlidMin: 1,
         cntlidMax,
         namespaces: (subsystem.namespaces ?? [])

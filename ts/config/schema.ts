@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { endpointRule, familyOf, parseEndpoint } from "../model/endpoint.js";
 import { nameRule, nqnRule, parseHex128, parseName, parseNqn, parseUuid } from "../model/ids.js";
-import { blockActions, errorStatuses, logLevels } from "../model/state.js";
+import { blockActions, errorStatuses, inFlightPolicies, logLevels } from "../model/state.js";
 import { parseDurationUs, parseSize, sizeMax } from "../model/units.js";
 
 const sizeRule = "a size such as 10GiB, 512MiB or a number of bytes";
@@ -143,6 +143,7 @@ const subsystem = z.strictObject({
       error: () => 'expected "any" or a list of host NQNs',
     })
     .optional(),
+  in_flight: z.enum(inFlightPolicies).optional(),
 });
 
 const referral = z.strictObject({ address: endpoint, nqn: nqn.optional() });

@@ -94,7 +94,7 @@ export class Server {
     const record = directory.changes;
     let kept = await this.bringUp(record.previous ?? record.changes);
     if (record.previous !== null) kept = (await this.finish(record.changes)) ?? kept;
-    this.reportAdoption(takeover, await engine.adopt("replay"));
+    this.reportAdoption(takeover, await engine.adopt());
     await engine.setLoading(false);
     // Hosts go on already: what follows is bookkeeping that a kill may repeat.
     if (record.previous !== null || !sameJson(kept, record.changes)) {

@@ -31,8 +31,8 @@ async function deviceSpec(device: DeviceWanted): Promise<DeviceSpec> {
 }
 
 function subsystemSpec(subsystem: SubsystemWanted): SubsystemSpec {
-  const { nqn, serial, model, firmware, allowAnyHost, hosts, cntlidMin, cntlidMax } = subsystem;
-  return { nqn, serial, model, firmware, allowAnyHost, hosts: [...hosts], cntlidMin, cntlidMax };
+  const { nqn, serial, model, firmware, allowAnyHost, hosts, inFlight, cntlidMin, cntlidMax } = subsystem;
+  return { nqn, serial, model, firmware, allowAnyHost, hosts: [...hosts], inFlight, cntlidMin, cntlidMax };
 }
 
 const listenerSpec = (listener: ListenerWanted): ListenerSpec => ({ ...listener, descriptor: null });

@@ -35,6 +35,10 @@ export type NamespaceWanted = {
   readOnly: boolean;
 };
 
+/** What becomes of commands that are in flight when the server dies. */
+export const inFlightPolicies = ["replay", "abort", "drop"] as const;
+export type InFlightPolicy = (typeof inFlightPolicies)[number];
+
 export type SubsystemWanted = {
   /** The name in the configuration; the NQN is what hosts see. */
   name: string;
@@ -44,6 +48,7 @@ export type SubsystemWanted = {
   firmware: string;
   allowAnyHost: boolean;
   hosts: string[];
+  inFlight: InFlightPolicy;
   cntlidMin: number;
   cntlidMax: number;
   namespaces: NamespaceWanted[];

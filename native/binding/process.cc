@@ -43,11 +43,12 @@ Napi::Value replace_process(const Napi::CallbackInfo& info) {
         arguments.push_back(text.data());
     }
     arguments.push_back(nullptr);
-    // The standard streams stay as they are, but blocking: Node may have changed them for itself.
+    // The standard streams stay as they are, but blocking and inherited: Node changes both for itself.
     for (int descriptor = 0; descriptor <= 2; ++descriptor) {
         const int flags = fcntl(descriptor, F_GETFL);
         if (flags >= 0) {
             fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK);
+            fcntl(descriptor, F_SETFD, 0);
         }
     }
     sigset_t none;

@@ -112,7 +112,7 @@ void Child::signal(int number) { syscall(SYS_pidfd_send_signal, process_, number
 void Child::kill(KillReason reason, base::Nanoseconds now) {
     if (killed == KillReason::none) {
         killed = reason;
-        killed_at = now;
+        ending_at = ending_at == 0 ? now : ending_at;
     }
     signal(SIGKILL);
 }

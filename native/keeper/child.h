@@ -76,7 +76,7 @@ class Child {
     // What the keeper knows of it.
     KillReason killed = KillReason::none;
     base::Nanoseconds started_at = 0;
-    base::Nanoseconds killed_at = 0;
+    base::Nanoseconds ending_at = 0;        // since when its end is due: it was killed, or seems to be dead
     base::Nanoseconds ready_at = 0;         // 0: not yet
     base::Nanoseconds channel_lost_at = 0;  // it closed its end
     bool dead = false;                      // only what it had stored still counts
@@ -87,6 +87,7 @@ class Child {
     bool stopping = false;  // it announced its orderly end
     bool memory_end_sent = false;
     bool end_sent = false;
+    bool reap_later = false;  // dead, but somebody else, a debugger, must let go of it first
     bool reap_warned = false;
     bool output_blocked = false;
     std::uint32_t watched = 0;  // events of its channel in epoll

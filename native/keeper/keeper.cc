@@ -27,6 +27,7 @@ constexpr int handled_signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
 constexpr base::Nanoseconds ended_check_interval = base::second;
 constexpr base::Nanoseconds channel_grace = 2 * base::second;  // a dying server closes its channel first
 constexpr base::Nanoseconds lateness_max = base::second;       // more: the keeper itself was not running
+constexpr base::Nanoseconds reap_interval = 10 * base::millisecond;
 constexpr char keeper_oom_score[] = "-900";
 
 void raise_descriptor_limit() {
@@ -242,8 +243,11 @@ base::Nanoseconds Keeper::next_deadline() const {
         if (child == nullptr) {
             continue;
         }
-        if (child->killed != KillReason::none) {
-            first = child->reap_warned ? first : std::min(first, child->killed_at + options_.reap_warning);
+        if (child->reap_later) {
+            first = std::min(first, base::monotonic_now() + reap_interval);
+        }
+        if (child->ending_at != 0) {
+            first = child->reap_warned ? first : std::min(first, child->ending_at + options_.reap_warning);
             continue;
         }
         if (!child->hello && options_.start_max != 0) {
@@ -273,6 +277,11 @@ void Keeper::run_deadlines(base::Nanoseconds now) {
     for (Child* child : {active_.get(), standby_.get()}) {
         if (child != nullptr) {
             watch_silence(*child, now);
+        }
+    }
+    for (std::unique_ptr<Child>* slot : {&active_, &standby_}) {
+        if (*slot && (*slot)->reap_later) {
+            process_ended(*slot);
         }
     }
     if (due(stop_by_)) {
@@ -324,12 +333,12 @@ void Keeper::run_deadlines(base::Nanoseconds now) {
 }
 
 void Keeper::watch_silence(Child& child, base::Nanoseconds now) {
-    if (child.killed != KillReason::none) {
-        if (!child.reap_warned && now >= child.killed_at + options_.reap_warning) {
+    if (child.ending_at != 0) {
+        if (!child.reap_warned && now >= child.ending_at + options_.reap_warning) {
             child.reap_warned = true;
             log_.write(Level::error,
                        "server %d was killed and has not ended; everything is kept and no other server is "
-                       "started before its end",
+                       "started before its end (is a debugger attached?)",
                        child.pid());
             report_status();
         }

@@ -94,6 +94,11 @@ void Keeper::activate() {
 void Keeper::process_ended(std::unique_ptr<Child>& slot) {
     Death death;
     if (!slot->reap(death)) {
+        // The descriptor stays readable meanwhile.
+        if (!std::exchange(slot->reap_later, true)) {
+            epoll_ctl(epoll_, EPOLL_CTL_DEL, slot->process(), nullptr);
+            slot->ending_at = slot->ending_at == 0 ? base::monotonic_now() : slot->ending_at;
+        }
         return;
     }
     std::unique_ptr<Child> child = std::move(slot);
@@ -141,7 +146,7 @@ void Keeper::active_ended(std::unique_ptr<Child> child, const Death& death) {
     note_reason(planned ? "upgrade (" + upgrade_reason_ + ")" : next_reason_ + " (" + death.text() + ")");
     const base::Nanoseconds served = child->ready_at == 0 ? 0 : death.at - child->ready_at;
     const base::Nanoseconds delay = planned ? 0 : active_policy_.died(served);
-    const bool has_standby = standby_ && standby_->killed == KillReason::none;
+    const bool has_standby = standby_ && standby_->ending_at == 0;
     if (has_standby) {
         active_ = std::move(standby_);
         activate();
@@ -198,11 +203,11 @@ void Keeper::start_standby() {
 
 // Null if it was begun, else why not.
 const char* Keeper::begin_upgrade(const std::string& reason) {
-    const char* problem = stopping_                             ? "the service is stopping"
-                          : upgrade_ != Upgrade::none           ? "a planned restart is under way"
-                          : !active_                            ? "there is no server to replace"
-                          : active_->killed != KillReason::none ? "the server is being replaced"
-                                                                : nullptr;
+    const char* problem = stopping_                   ? "the service is stopping"
+                          : upgrade_ != Upgrade::none ? "a planned restart is under way"
+                          : !active_                  ? "there is no server to replace"
+                          : active_->ending_at != 0   ? "the server is being replaced"
+                                                      : nullptr;
     if (problem != nullptr) {
         log_.write(Level::warning, "a planned restart (%s) is not begun: %s", reason.c_str(), problem);
         return problem;

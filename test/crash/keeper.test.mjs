@@ -3,12 +3,13 @@
 
 import assert from "node:assert/strict";
 import { randomInt } from "node:crypto";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import {
   buildServer,
   childrenOf,
+  cpuTicks,
   descriptorCount,
   Host,
   isAlive,
@@ -438,6 +439,33 @@ keeperTest("children of a server do not hinder its successor", alone, async (run
   assert.equal((await host.who({ boots: 2 })).go.exit, "signal:9");
   await until("its process group is gone", () => !isAlive(grandchildren[0]));
 });
+
+for (const [what, end] of [
+  ["dies", (fields) => kill(fields)],
+  ["is killed by the watchdog", (_fields, host) => host.tell("silent")],
+]) {
+  keeperTest(
+    `a server that ${what} and cannot be reaped has no successor before it is`,
+    [...withStandby, "--reap-warning=0.3", "--reactor-silence=0.5"],
+    async (run) => {
+      const host = await run.host();
+      const fields = await host.who();
+      await warmStandby(host);
+      assert.equal(await host.ask("trace"), "done");
+      end(fields, host);
+      await run.untilLogged("has not ended");
+      const cpu = cpuTicks(run.pid);
+      const late = await run.host();
+      const waited = performance.now();
+      await until("half a second passes", () => performance.now() - waited > 500);
+      assert.equal(run.logged("standby goes on"), 0);
+      assert.ok(cpuTicks(run.pid) - cpu < 10, "the keeper does not spin");
+      writeFileSync(join(run.folder, "release"), "");
+      assert.equal((await late.who({ boots: 2, connections: 2 })).role, "standby");
+      await host.who({ boots: 2 });
+    },
+  );
+}
 
 keeperTest("SIGTERM stops the server in order", withStandby, async (run) => {
   const host = await run.host();

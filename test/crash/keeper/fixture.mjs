@@ -145,6 +145,12 @@ export function isAlive(pid) {
   }
 }
 
+/** CPU time of a process in clock ticks (10 ms). */
+export function cpuTicks(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+}
+
 /** The processes whose parent is `pid`. */
 export function childrenOf(pid) {
   try {

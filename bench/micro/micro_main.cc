@@ -1,5 +1,5 @@
-// Costs of single steps in nanoseconds: checksums, commits of records, the buffer pool, copies to and from memory that
-// is not in the cache.
+// Costs of single steps in nanoseconds: checksums, commits of records, the buffer pool, copies to and from
+// memory that is not in the cache.
 //
 //   micro [word]      runs those whose name contains the word
 

@@ -5,8 +5,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 namespace durable {
@@ -19,6 +19,16 @@ inline void commit(T& target, T value) {
     std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
+// A field read by itself. Compilers join comparisons of neighbouring fields into one wide load, which waits
+// for the narrower stores that came just before it.
+template <typename T>
+inline T load_alone(const T& field) {
+    static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
+    T value;
+    __atomic_load(&field, &value, __ATOMIC_RELAXED);
+    return value;
+}
+
 // A record too large for one store: two copies and the index of the one that counts.
 template <typename T>
 struct Pair {
@@ -28,9 +38,16 @@ struct Pair {
     std::uint32_t reserved;
 
     const T& current() const { return copies[active & 1]; }
+    // Copied in words of eight bytes: the caller has just stored some of the fields, and a processor makes a
+    // wider load wait until all of them have left its store buffer.
     void store(const T& value) {
+        static_assert(sizeof(T) % sizeof(std::uint64_t) == 0 && alignof(T) >= alignof(std::uint64_t));
         const std::uint32_t next = (active & 1) ^ 1;
-        std::memcpy(&copies[next], &value, sizeof value);
+        const auto* const from = reinterpret_cast<const volatile std::uint64_t*>(&value);
+        auto* const to = reinterpret_cast<std::uint64_t*>(&copies[next]);
+        for (std::size_t i = 0; i < sizeof(T) / sizeof(std::uint64_t); ++i) {
+            to[i] = from[i];
+        }
         commit(active, next);
     }
 };

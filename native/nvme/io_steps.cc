@@ -60,10 +60,8 @@ Admission admit_range(QueuePair& queue, const wire::Sqe& sqe, const TransferRule
     if (rules.writes && ns->write_protected()) {
         return refused(wire::status::namespace_write_protected);
     }
-    Admission admission;
-    admission.direction = rules.direction;
-    admission.length = rules.direction == DataDirection::none ? 0 : static_cast<std::uint32_t>(bytes);
-    return admission;
+    return {.direction = rules.direction,
+            .length = rules.direction == DataDirection::none ? 0 : static_cast<std::uint32_t>(bytes)};
 }
 
 // --- the way in --------------------------------------------------------------------------------------------

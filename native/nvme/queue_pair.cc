@@ -226,7 +226,9 @@ void QueuePair::release(Command& command) {
     }
     const std::uint64_t offset = record.data_offset;
     const std::uint32_t bytes = record.buffer_bytes;
-    forget_cid(command);
+    if (record.state != CommandState::done) {  // finish() has forgotten it
+        forget_cid(command);
+    }
     if (record.state == CommandState::free) {
         forget_admission(command);
     }
@@ -270,7 +272,17 @@ Admission QueuePair::admit(Command& command, std::uint32_t capsule_data_bytes) {
         return refusal(wire::status::command_id_conflict);
     }
     remember_cid(command);
+    return admit_first(command, capsule_data_bytes);
+}
+
+// Each of these functions fills the one Admission of its caller (one name, or none, for what it returns):
+// copies of fields that were just stored cost more than the checks.
+Admission QueuePair::admit_first(Command& command, std::uint32_t capsule_data_bytes) {
+    const wire::Sqe& sqe = command.sqe();
     Admission admission = admit_checked(sqe);
+    if (admission.length > limits::transfer_bytes_max && record_.qid != 0 && admission.status.ok()) {
+        admission.status = wire::status::invalid_field;
+    }
     if (admission.status.ok()) {
         admission.status = check_sgl(sqe, admission, capsule_data_bytes);
     }
@@ -314,11 +326,7 @@ Admission QueuePair::admit_checked(const wire::Sqe& sqe) {
     if (const wire::Status status = ana_status(controller_->subsystem().ana_state()); !status.ok()) {
         return refusal(status, false);
     }
-    Admission admission = row->admit(*this, sqe);
-    if (admission.status.ok() && admission.length > limits::transfer_bytes_max) {
-        admission.status = wire::status::invalid_field;
-    }
-    return admission;
+    return row->admit(*this, sqe);
 }
 
 // NVMe/TCP 1.0 §3.2 (SGLs in commands): data to the controller in the capsule or by data PDUs, data to the

@@ -163,6 +163,7 @@ class QueuePair {
     enum class PairPhase : std::uint8_t { none, first_admitted, first_refused };
 
     void grow_to(std::uint32_t slots);
+    Admission admit_first(Command& command, std::uint32_t capsule_data_bytes);
     Admission admit_checked(const wire::Sqe& sqe);
     wire::Status check_sgl(const wire::Sqe& sqe, Admission& admission,
                            std::uint32_t capsule_data_bytes) const;

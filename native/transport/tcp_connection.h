@@ -156,7 +156,9 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
         return slots_.transmit[sequence & (record_.transmit_slots - 1)];
     }
     TransmitEntry& next_entry(std::uint32_t ahead, std::uint64_t stream_offset);
-    void put_header(TransmitEntry& entry, const void* header, std::size_t bytes);
+    template <typename Pdu>
+    static Pdu& header_in(TransmitEntry& entry);
+    void end_header(TransmitEntry& entry, std::size_t bytes);
     void queue_control(std::uint32_t control_offset, std::uint32_t bytes);
     void publish(std::uint64_t new_tail, std::uint64_t new_end);
     void flush();
@@ -209,7 +211,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     iovec receive_segments_[2]{};
     std::uint64_t received_ = 0;  // stream offset up to which bytes are in place
     bool receive_armed_ = false;
-    bool stalled_ = false;             // no data buffer for the capsule at `consumed`
+    bool stalled_ = false;  // no data buffer for the capsule at `consumed`
     // While a command is executed whose capsule is not consumed yet: what makes it so.
     const ReceiveState* consuming_ = nullptr;
     std::uint32_t requests_open_ = 0;  // commands whose data was requested and is not complete

@@ -296,7 +296,9 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
                   state.consumed, record.sqe.cdw10);
 
     state.capsules += 1;
-    state.command = no_command;
+    if (state.command != no_command) {
+        state.command = no_command;
+    }
 
     if (!in_capsule) {
         const bool wants_data = buffer_bytes != 0;

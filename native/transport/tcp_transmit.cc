@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "base/crash_point.h"
@@ -36,9 +37,15 @@ TransmitEntry& TcpConnection::next_entry(std::uint32_t ahead, std::uint64_t stre
     return next;
 }
 
-// The header and, where the connection uses it, its digest.
-void TcpConnection::put_header(TransmitEntry& entry, const void* header, std::size_t bytes) {
-    std::memcpy(entry.header, header, bytes);
+// Headers are written where they lie: to copy one that was just written costs more than to write it.
+template <typename Pdu>
+Pdu& TcpConnection::header_in(TransmitEntry& entry) {
+    static_assert(sizeof(Pdu) + wire::digest_bytes <= sizeof entry.header && alignof(Pdu) == 1);
+    return *new (entry.header) Pdu;
+}
+
+// The header is complete; its digest follows where the connection uses it.
+void TcpConnection::end_header(TransmitEntry& entry, std::size_t bytes) {
     entry.header_bytes = static_cast<std::uint8_t>(bytes);
     if (record_.header_digest != 0) {
         const base::le32 digest = base::crc32c(std::span<const std::byte>(entry.header, bytes));
@@ -84,15 +91,15 @@ void TcpConnection::request_data(nvme::Command& command) {
             return;
         }
         const std::uint32_t begin = record.progress * piece_bytes;
-        wire::R2t pdu;
         const wire::PduLayout layout = wire::plan_pdu(wire::PduType::r2t, 0, digests(), 0);
+        TransmitEntry& next = next_entry(0, queued_end_);
+        auto& pdu = header_in<wire::R2t>(next);
         pdu.common = wire::make_header(layout);
         pdu.cccid = record.sqe.cid;
         pdu.ttag = static_cast<std::uint16_t>(record.transfer_tag | (record.progress << tag_slot_bits));
         pdu.r2to = begin;
         pdu.r2tl = std::min(piece_bytes, record.data_length - begin);
-        TransmitEntry& next = next_entry(0, queued_end_);
-        put_header(next, &pdu, sizeof pdu);
+        end_header(next, sizeof pdu);
         record_flight(wire::PduType::r2t, record.sqe.cid, record.sqe.opcode, layout.pdu_bytes, queued_end_,
                       begin);
         // If the process dies before the tail is stored, the sequence number tells that the last request was
@@ -146,8 +153,8 @@ void TcpConnection::serve_waiting() {
 // Data to the host and the completion become true together.
 bool TcpConnection::try_respond(nvme::Command& command) {
     nvme::CommandRecord& record = *command.record;
-    const bool data =
-        record.direction == nvme::DataDirection::to_host && record.status == 0 && record.data_length != 0;
+    const bool data = durable::load_alone(record.direction) == nvme::DataDirection::to_host &&
+                      durable::load_alone(record.status) == 0 && record.data_length != 0;
     const std::uint32_t pieces =
         data ? (record.data_length + c2h_data_bytes_max - 1) / c2h_data_bytes_max : 0;
     const bool success_flag = data && queue_.flow_control_off() && record.result0 == 0 && record.result1 == 0;
@@ -162,7 +169,8 @@ bool TcpConnection::try_respond(nvme::Command& command) {
         const bool last = piece + 1 == pieces;
         const wire::PduLayout layout =
             wire::plan_pdu(wire::PduType::c2h_data, bytes, digests(), record_.host_alignment);
-        wire::C2hData pdu;
+        TransmitEntry& next = next_entry(piece, end);
+        auto& pdu = header_in<wire::C2hData>(next);
         pdu.common = wire::make_header(
             layout,
             static_cast<std::uint8_t>(
@@ -170,8 +178,7 @@ bool TcpConnection::try_respond(nvme::Command& command) {
         pdu.cccid = record.sqe.cid;
         pdu.datao = begin;
         pdu.datal = bytes;
-        TransmitEntry& next = next_entry(piece, end);
-        put_header(next, &pdu, sizeof pdu);
+        end_header(next, sizeof pdu);
         next.padding_bytes = static_cast<std::uint8_t>(layout.padding_bytes());
         next.data_region = record.data_region;
         next.data_offset = record.data_offset + begin;
@@ -191,7 +198,8 @@ bool TcpConnection::try_respond(nvme::Command& command) {
     }
     if (!success_flag) {
         const wire::PduLayout layout = wire::plan_pdu(wire::PduType::capsule_resp, 0, digests(), 0);
-        wire::CapsuleResp pdu;
+        TransmitEntry& next = next_entry(pieces, end);
+        auto& pdu = header_in<wire::CapsuleResp>(next);
         pdu.common = wire::make_header(layout);
         pdu.cqe.dw0 = record.result0;
         pdu.cqe.dw1 = record.result1;
@@ -201,8 +209,7 @@ bool TcpConnection::try_respond(nvme::Command& command) {
         pdu.cqe.sqid = 0;
         pdu.cqe.cid = record.sqe.cid;
         pdu.cqe.status = nvme::status_field_of(record);
-        TransmitEntry& next = next_entry(pieces, end);
-        put_header(next, &pdu, sizeof pdu);
+        end_header(next, sizeof pdu);
         next.command = command.slot;
         record_flight(wire::PduType::capsule_resp, record.sqe.cid, record.sqe.opcode, layout.pdu_bytes, end,
                       record.status);

@@ -15,6 +15,7 @@ import { defaultPaths, nodeOfHost, userPlace } from "./config/naming.js";
 import { DurableDirectory } from "./control/durable-directory.js";
 import { engineOptions } from "./control/engine-options.js";
 import type { Log } from "./control/log.js";
+import { rehearse } from "./control/rehearsal.js";
 import { Server } from "./control/server.js";
 import { type Logger, makeLogger } from "./main/logger.js";
 import { formatEndpoint } from "./model/endpoint.js";
@@ -93,14 +94,17 @@ export async function start(options: StartOptions): Promise<Running> {
     const events = new EventRelay();
     engine.start((event) => events.take(event));
     close.push(() => engine.stop());
-    if (engine.isStandby()) log.info({}, "standby");
+    const context = { node, paths, firmware: version.slice(0, 8) };
+    if (engine.isStandby()) {
+      await rehearse(early, context, settings.stateDirectory);
+      log.info({}, "standby");
+    }
     const takeover = await engine.takeOver();
 
     // From here on this process is the only one. Hosts wait: nothing here may wait for anything else.
     const kept = keeper === null ? null : await engine.storedText(keptConfigurationName);
     const file = kept === keeper?.configuration || kept === null ? early : source.forStart(kept);
     const directory = await DurableDirectory.open(settings.stateDirectory);
-    const context = { node, paths, firmware: version.slice(0, 8) };
     const { setLevel: setLogLevel } = logger;
     const { configFile } = source;
     const server = new Server({ engine, directory, log, context, version, configFile, setLogLevel }, file);
@@ -240,8 +244,11 @@ async function reloadFrom(server: Server, read: () => Loaded, log: Log): Promise
   log.info({ steps: steps.length }, "configuration read again");
 }
 
+/** Whether a keeper started this process. */
+export const isKept = (): boolean => process.env["KEEL_KEEPER_FD"] !== undefined;
+
 /**
- * `keel serve --keeper`: becomes the keeper, which starts `command` (the same server without this option) and holds
+ * `keel serve`: becomes the keeper, which starts `command` (this command again) and holds
  * its connections. The configuration is checked first, because a keeper would try a faulty one again and again.
  */
 export function becomeKeeper(options: StartOptions, command: readonly string[]): never {

@@ -37,7 +37,7 @@ function serving(program: Command): void {
     .description("run the server in the foreground")
     .option("-c, --config <file>", "configuration file (default: /etc/keel/keel.yaml if it exists)")
     .option("--state <directory>", "the durable directory, instead of what the configuration says")
-    .option("--keeper", "under a keeper: hosts notice no crash and no restart of the server")
+    .option("--no-keeper", "without the keeper that makes crashes and restarts invisible to hosts")
     .addOption(socketOption())
     .action(async (options) => (await import("./commands/serve.js")).serveCommand(options));
   program
@@ -194,6 +194,25 @@ function looking(program: Command): void {
     .description("stop the server in an orderly way")
     .addOption(socketOption())
     .action(async (options) => (await import("./commands/change.js")).shutdownCommand(options));
+  program
+    .command("load")
+    .description(
+      "drive a namespace with the project's own initiator (writes to it unless --read-percent 100)",
+    )
+    .argument("<nqn>", "the subsystem's NQN")
+    .option("--address <address>", "of the target", "127.0.0.1")
+    .option("--port <number>", "of the target", "4420")
+    .option("--nsid <number>", "namespace", "1")
+    .option("--seconds <number>", "how long", "10")
+    .option("--depth <number>", "commands outstanding on each connection", "32")
+    .option("--connections <number>", "I/O queues", "1")
+    .option("--block-size <size>", "of each command", "4KiB")
+    .option("--read-percent <number>", "share of reads", "50")
+    .option("--sequential", "in order instead of at random")
+    .option("--verify", "every write carries a pattern, every read checks it")
+    .option("--digests", "header and data digests")
+    .addOption(new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"))
+    .action(async (nqn, options) => (await import("./commands/load.js")).loadCommand(nqn, options));
   program
     .command("explain")
     .description("what an error code means and what to do")

@@ -214,7 +214,7 @@ export const errorTable = {
   E_NO_KEEPER: {
     text: "there is no keeper that could do this",
     cause: "the server was started without one, so nobody holds its connections while it restarts",
-    fix: "start it with keel serve --keeper, or under systemd as the unit in docs/ does",
+    fix: "start it with keel serve (without --no-keeper), or under systemd as the unit in docs/ does",
     exit: 4,
   },
   E_RESTART_FAILED: {

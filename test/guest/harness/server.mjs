@@ -88,7 +88,7 @@ export class Server {
       "serve",
       "--config",
       this.#configPath,
-      ...(this.#keeper ? ["--keeper"] : []),
+      ...(this.#keeper ? [] : ["--no-keeper"]),
     ];
     const child = spawn(command, args, { stdio: ["ignore", log, log] });
     this.#process = child;

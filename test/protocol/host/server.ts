@@ -147,7 +147,7 @@ export class Server {
 
   async #launch(): Promise<void> {
     this.write(this.config);
-    const args = [keel, "serve", "-c", this.configPath];
+    const args = [keel, "serve", "--no-keeper", "-c", this.configPath];
     const child = spawn(process.execPath, args, { cwd: this.directory, stdio: ["ignore", "pipe", "pipe"] });
     this.#child = child;
     for (const stream of [child.stdout, child.stderr]) {

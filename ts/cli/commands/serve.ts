@@ -10,7 +10,7 @@ const absolute = (path: string | undefined): string | null => (path === undefine
 
 type ServeFlags = { config?: string; state?: string; socket?: string; keeper?: boolean };
 
-/** The same command without --keeper, for the keeper to run. */
+/** The same command for the keeper to run; the channel in its environment tells it that it is kept. */
 function serverCommand(options: ServeFlags): string[] {
   const program = process.argv[1];
   if (program === undefined) throw new KeelError("E_INTERNAL", "this program does not know its own path");
@@ -25,7 +25,7 @@ function serverCommand(options: ServeFlags): string[] {
 }
 
 export async function serveCommand(options: ServeFlags): Promise<void> {
-  const { becomeKeeper, serve } = await import("../../main.js");
+  const { becomeKeeper, isKept, serve } = await import("../../main.js");
   const start: StartOptions = {
     configFile: absolute(options.config),
     document: null,
@@ -34,7 +34,7 @@ export async function serveCommand(options: ServeFlags): Promise<void> {
     useKeeper: true,
     logger: null,
   };
-  if (options.keeper === true) becomeKeeper(start, serverCommand(options));
+  if (options.keeper !== false && !isKept()) becomeKeeper(start, serverCommand(options));
   process.exitCode = await serve(start);
 }
 

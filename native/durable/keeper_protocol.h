@@ -6,7 +6,8 @@
 // Server to keeper:
 //   HELLO version=          first message; without it the server gets no QUIESCE and no patience
 //   STORE kind= name=       + descriptor. kind: memory, listener. replace=1 to replace one of that name;
-//                           kept once it is sent, whatever happens to the sender afterwards
+//                           (the same file or socket again is nothing new); kept once it is sent, whatever
+//                           happens to the sender afterwards
 //   FORGET kind= name=      answered by FORGOTTEN; FORGET kind=connection id= is not answered
 //   STANDBY                 warm; waits for GO
 //   READY                   serves (after GO)

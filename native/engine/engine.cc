@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <future>
+#include <set>
 #include <utility>
 
 #include "base/crash_point.h"
@@ -292,7 +293,7 @@ base::Result<transport::ListenerStatus> Engine::add_listener(transport::Listener
 base::Result<void> Engine::remove_listener(const std::string& id) {
     auto removed = transport_->remove_listener(id);
     if (removed && keeper_) {
-        keeper_->client().forget_listener(id);
+        keeper_->forget_listener(id);
     }
     return removed;
 }
@@ -702,6 +703,11 @@ Adoption Engine::adopt() {
     target_->drop_orphans();
     adoption.executed = transport_->execute_adopted();
     if (keeper_) {
+        std::set<std::string> used;
+        for (const transport::ListenerStatus& listener : transport_->listeners()) {
+            used.insert(listener.id);
+        }
+        keeper_->forget_listeners_but(used);
         keeper_->client().ready();
     }
     if (go_.previous_pid != 0) {

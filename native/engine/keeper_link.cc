@@ -125,6 +125,27 @@ int KeeperLink::listener(const std::string& name) const {
     return found == listeners_.end() ? -1 : found->second;
 }
 
+// As long as any process has it open, hosts connect to it and nobody answers.
+void KeeperLink::forget_listener(const std::string& name) {
+    if (const auto found = listeners_.find(name); found != listeners_.end()) {
+        close(found->second);
+        listeners_.erase(found);
+    }
+    client_.forget_listener(name);
+}
+
+void KeeperLink::forget_listeners_but(const std::set<std::string>& used) {
+    std::vector<std::string> unused;
+    for (const auto& [name, descriptor] : listeners_) {
+        if (!used.contains(name)) {
+            unused.push_back(name);
+        }
+    }
+    for (const std::string& name : unused) {
+        forget_listener(name);
+    }
+}
+
 std::vector<KeeperLink::Connection> KeeperLink::take_connections() { return std::exchange(connections_, {}); }
 
 void KeeperLink::ask_info(std::function<void(const KeeperInfo&)> answer) {

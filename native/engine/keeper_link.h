@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,10 @@ class KeeperLink final : private KeeperEvents {
 
     // The listening socket stored under this name, or -1; the caller duplicates it.
     int listener(const std::string& name) const;
+    // Nobody listens there any more: the socket is closed here and in the keeper.
+    void forget_listener(const std::string& name);
+    // The same for all that a predecessor had and this server has not.
+    void forget_listeners_but(const std::set<std::string>& used);
     std::vector<Connection> take_connections();
 
     KeeperClient& client() { return client_; }

@@ -93,6 +93,7 @@ keeperTest(
     for (const host of hosts) await host.who({ boots: 2 });
     const later = await run.host();
     assert.equal((await later.who()).connections, "4");
+    assert.equal(run.logged("refused"), 0);
   },
 );
 
@@ -296,8 +297,8 @@ keeperTest("a planned restart works without a standby, and by signal", alone, as
 for (const [what, mode, options] of [
   ["ends at once", "exit 3", []],
   ["ends before it is warm", "die-warm", []],
-  ["does not become warm", "mute", ["--warm-time=0.3"]],
-  ["does not begin", "hang", ["--warm-time=0.3"]],
+  ["does not become warm", "mute", ["--warm-time=3"]],
+  ["does not begin", "hang", ["--warm-time=3"]],
 ]) {
   keeperTest(
     `a planned restart whose new server ${what} leaves the old one in place`,

@@ -150,6 +150,10 @@ void Server::everything_is_here() {
     ++*boots_;
     if (listener_ < 0) {
         make_listener();
+    } else {
+        // What is stored may be stored again.
+        say(KeeperMessage("STORE").add("kind", "listener").add("name", "echo [::]:1 %"), listener_);
+        say(KeeperMessage("STORE").add("kind", "memory").add("name", "arena"), memory_["arena"]);
     }
     ready_ = true;
     say(KeeperMessage("READY"));

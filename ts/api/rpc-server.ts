@@ -162,7 +162,7 @@ export class RpcServer {
       });
     }
     try {
-      await makeDirectory(dirname(path), 0o755);
+      makeDirectory(dirname(path), 0o755);
     } catch (thrown) {
       throw refused(path, thrown);
     }

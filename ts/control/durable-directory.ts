@@ -7,8 +7,8 @@
 // in the abstract name space is the lock, because the kernel releases it with the process.
 
 import { randomUUID } from "node:crypto";
-import { constants, readFileSync, statSync } from "node:fs";
-import { access, open, rename, rm, stat } from "node:fs/promises";
+import { accessSync, constants, readFileSync, statSync } from "node:fs";
+import { open, rename, rm } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import type { Identities } from "../config/complete.js";
@@ -75,52 +75,45 @@ export class DurableDirectory {
   private generationReserved: bigint;
   private writing: Promise<void> = Promise.resolve();
 
-  private constructor(
-    path: string,
-    lock: Server,
-    identities: Identities,
-    changes: RecordedChanges,
-    reserved: bigint,
-  ) {
+  private constructor(path: string, lock: Server, record: StateRecord) {
     this.path = path;
     this.lock = lock;
-    this.identityRecord = identities;
-    this.changeRecord = changes;
-    this.generationReserved = reserved;
+    this.identityRecord = record.identities;
+    this.changeRecord = record.changes;
+    this.generationReserved = record.generationReserved;
   }
 
   /** Creates the directory if need be. Throws E_STATE_DIRECTORY, E_ALREADY_RUNNING, E_STATE_CORRUPT. */
   static async open(path: string): Promise<DurableDirectory> {
     try {
-      await makeDirectory(path, 0o750);
-      await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
+      makeDirectory(path, 0o750);
+      accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
     } catch (thrown) {
       const reason = (thrown as NodeJS.ErrnoException).code ?? String(thrown);
       throw new KeelError("E_STATE_DIRECTORY", `cannot use the state directory ${path} (${reason})`, {
         path,
       });
     }
-    const lock = await takeLock(path);
+    const { dev, ino } = statSync(path);
+    const lock = await takeLock(path, `keel-state-${dev}-${ino}`);
     try {
-      const identity = readJson(join(path, "identity.json"));
-      const changes = readJson(join(path, "changes.json"));
-      const discovery = readJson(join(path, "discovery.json"));
-      const identities: Identities =
-        identity === null
-          ? { server: parseHex128(randomUUID()) as Hex128, namespaces: {}, serials: {} }
-          : parseIdentities(identity, join(path, "identity.json"));
-      const directory = new DurableDirectory(
-        path,
-        lock,
-        identities,
-        changes === null ? emptyChanges : readChanges(changes, join(path, "changes.json")),
-        discovery === null ? 0n : readGeneration(discovery, join(path, "discovery.json")),
-      );
-      if (identity === null) await directory.writeIdentities(identities);
+      const record = readAll(path);
+      const directory = new DurableDirectory(path, lock, record);
+      if (record.fresh) await directory.writeIdentities(record.identities);
       return directory;
     } catch (thrown) {
       lock.close();
       throw thrown;
+    }
+  }
+
+  /** Reads as `open` does and leaves everything to whoever holds the directory. */
+  static async peek(path: string): Promise<{ identities: Identities; changes: RecordedChanges }> {
+    const lock = await takeLock(path, `keel-rehearsal-${process.pid}`);
+    try {
+      return readAll(path);
+    } finally {
+      await new Promise<void>((resolve) => lock.close(() => resolve()));
     }
   }
 
@@ -174,6 +167,29 @@ export class DurableDirectory {
     this.writing = next;
     return next;
   }
+}
+
+type StateRecord = {
+  readonly identities: Identities;
+  readonly changes: RecordedChanges;
+  readonly generationReserved: bigint;
+  /** Nothing was there: the identities were made just now. */
+  readonly fresh: boolean;
+};
+
+function readAll(path: string): StateRecord {
+  const identity = readJson(join(path, "identity.json"));
+  const changes = readJson(join(path, "changes.json"));
+  const discovery = readJson(join(path, "discovery.json"));
+  return {
+    identities:
+      identity === null
+        ? { server: parseHex128(randomUUID()) as Hex128, namespaces: {}, serials: {} }
+        : parseIdentities(identity, join(path, "identity.json")),
+    changes: changes === null ? emptyChanges : readChanges(changes, join(path, "changes.json")),
+    generationReserved: discovery === null ? 0n : readGeneration(discovery, join(path, "discovery.json")),
+    fresh: identity === null,
+  };
 }
 
 function readChanges(value: JsonObject, path: string): RecordedChanges {
@@ -241,8 +257,7 @@ async function replaceFile(directory: string, name: string, text: string): Promi
   }
 }
 
-async function takeLock(path: string): Promise<Server> {
-  const { dev, ino } = await stat(path);
+function takeLock(path: string, name: string): Promise<Server> {
   const server = createServer((socket) => socket.destroy());
   return new Promise((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
@@ -250,7 +265,7 @@ async function takeLock(path: string): Promise<Server> {
         error.code === "EADDRINUSE" ? "another server uses" : `cannot lock (${error.code ?? error.message})`;
       reject(new KeelError("E_ALREADY_RUNNING", `${text} the state directory ${path}`, { path }));
     });
-    server.listen(`\0keel-state-${dev}-${ino}`, () => {
+    server.listen(`\0${name}`, () => {
       server.unref();
       resolve(server);
     });

@@ -1,18 +1,24 @@
-// mkdir -p. Node's own recursive mkdir tries forever where a parent cannot exist (/proc/x/y).
+// mkdir -p that lasts: each new directory's name is on the medium before anything is put into it. (Node's own
+// recursive mkdir also tries forever where a parent cannot exist, such as /proc/x/y.)
 
-import { mkdir } from "node:fs/promises";
+import { closeSync, fsyncSync, mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 
-export async function makeDirectory(path: string, mode: number): Promise<void> {
+/** Synchronous: done once, at the start, and nothing to do at a restart. */
+export function makeDirectory(path: string, mode: number): void {
   try {
-    await mkdir(path, { mode });
+    mkdirSync(path, { mode });
   } catch (thrown) {
     const { code } = thrown as NodeJS.ErrnoException;
     if (code === "EEXIST") return;
     if (code !== "ENOENT" || dirname(path) === path) throw thrown;
-    await makeDirectory(dirname(path), mode);
-    await mkdir(path, { mode }).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "EEXIST") throw error;
-    });
+    makeDirectory(dirname(path), mode);
+    mkdirSync(path, { mode });
+  }
+  const parent = openSync(dirname(path), "r");
+  try {
+    fsyncSync(parent);
+  } finally {
+    closeSync(parent);
   }
 }

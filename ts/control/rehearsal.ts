@@ -1,0 +1,41 @@
+// What a standby does while it waits: everything that lies between the death of its predecessor and the first byte,
+// once, with the present configuration and without touching anything. The first time that code runs costs
+// milliseconds that no host should wait for.
+
+import { type Context, complete } from "../config/complete.js";
+import { diff } from "../config/diff.js";
+import { type Loaded, parseDocument } from "../config/load.js";
+import { emptyState } from "../model/state.js";
+import type { NativeEngine } from "../native/addon.js";
+import { mergeChanges } from "../recovery/changes.js";
+import { formatKept, parseKept } from "../recovery/kept-configuration.js";
+import { DurableDirectory } from "./durable-directory.js";
+import { Reconciler } from "./reconciler.js";
+
+const silent = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: () => undefined,
+  error: () => undefined,
+};
+const rounds = 20;
+
+/** Accepts every call and does nothing. */
+const nothing = new Proxy({}, { get: () => () => Promise.resolve() }) as NativeEngine;
+
+export async function rehearse(
+  loaded: Loaded,
+  context: Omit<Context, "identities">,
+  stateDirectory: string,
+): Promise<void> {
+  for (let round = 0; round < rounds; round += 1) {
+    const { identities, changes } = await DurableDirectory.peek(stateDirectory);
+    const kept = parseKept(formatKept({ file: loaded.raw, readAgain: false }));
+    const merge = mergeChanges(kept?.file ?? loaded.raw, changes.changes);
+    const { document } = parseDocument(merge.raw, context.node);
+    const { state } = complete(document, { ...context, identities });
+    const reconciler = new Reconciler(nothing, silent);
+    await reconciler.lenient(state);
+    diff(emptyState, reconciler.actual);
+  }
+}

@@ -160,7 +160,7 @@ async function startKeel(filePath) {
   const port = await freePort();
   const configuration = join(directory, "keel.yaml");
   writeFileSync(configuration, keelConfiguration(port, directory, filePath));
-  const args = [join(root, "bin/keel.mjs"), "serve", "--config", configuration];
+  const args = [join(root, "bin/keel.mjs"), "serve", "--no-keeper", "--config", configuration];
   const server = await startServer(serverCore, process.execPath, args, (line) => line.includes("ready"));
   return {
     ...server,

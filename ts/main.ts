@@ -24,6 +24,8 @@ import type { JsonObject } from "./model/json.js";
 import { type Addon, type EngineEvent, loadAddon, type NativeEngine } from "./native/addon.js";
 import { keptConfigurationName, parseKept } from "./recovery/kept-configuration.js";
 
+export type { LoadResult } from "./native/addon.js";
+
 export const defaultConfigFile = "/etc/keel/keel.yaml";
 
 export const version: string = (

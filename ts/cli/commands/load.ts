@@ -1,10 +1,10 @@
 // `keel load`: the project's own initiator against an NVMe/TCP target, this server or any other. Ends with exit status 1
 // if a byte was wrong, a command failed or a connection was lost.
 
-import { addonOrError } from "../../main.js";
+import { addonOrError, type LoadResult } from "../../main.js";
 import { KeelError } from "../../model/errors.js";
 import { parseSize } from "../../model/units.js";
-import type { LoadResult } from "../../native/addon.js";
+
 import { print } from "../output.js";
 
 export type LoadFlags = {

@@ -5,6 +5,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import { file, NQN, oneDisk, ram } from "../harness/config.mjs";
 import { fioCommand, fioResult } from "../harness/fio.mjs";
 
+/**
+ * A keep-alive that had to wait for the next server: the kernel remarks on more than a quarter of the timeout. On a machine
+ * as busy as the ones that emulate the guest a start may take that long; the cases say how often it happened.
+ */
+const LATE_KEEP_ALIVE = /long keepalive RTT/;
+
 const LOADS = [
   {
     name: "4 KiB random writes on ram",
@@ -61,7 +67,9 @@ async function killUntil(target, until, t) {
 }
 
 /** The promise of this project: the host's kernel did not notice. */
-async function assertUnnoticed({ kernelLog }, mark) {
+async function assertUnnoticed({ kernelLog, t }, mark) {
+  const late = (await kernelLog.since(mark)).filter((line) => LATE_KEEP_ALIVE.test(line));
+  if (late.length > 0) t.diagnostic(`${late.length} late keep-alives, the last: ${late.at(-1)}`);
   assert.deepEqual(await kernelLog.interruptionsSince(mark), [], "the host's kernel noticed an interruption");
 }
 
@@ -69,7 +77,7 @@ export function restartCases(suite) {
   for (const { name, device, connect, job } of LOADS) {
     suite.case(
       `a host does not notice that the server is killed under ${name}`,
-      { config: (directory) => oneDisk(device(directory)), keeper: true },
+      { config: (directory) => oneDisk(device(directory)), keeper: true, allow: [LATE_KEEP_ALIVE] },
       async (context) => {
         const { host, target, kernelLog, t } = context;
         const path = await host.attach(NQN, connect);
@@ -102,7 +110,7 @@ export function restartCases(suite) {
 
   suite.case(
     "an idle host does not notice that the server is killed",
-    { config: oneDisk(ram(64)), keeper: true },
+    { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE] },
     async (context) => {
       const { host, target, kernelLog, t } = context;
       const path = await host.attach(NQN, { keepAliveS: 3 });
@@ -117,7 +125,7 @@ export function restartCases(suite) {
 
   suite.case(
     "a RAM disk keeps its content over kills",
-    { config: oneDisk(ram(64)), keeper: true },
+    { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE] },
     async (context) => {
       const { host, target, kernelLog } = context;
       const path = await host.attach(NQN);
@@ -135,7 +143,7 @@ export function restartCases(suite) {
 
   suite.case(
     "connects and disconnects succeed while the server is killed",
-    { config: oneDisk(ram(64)), keeper: true },
+    { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE] },
     async ({ host, target, t }) => {
       const rounds = host.start(
         `set -e; for round in $(seq 12); do ${host.connectCommand(NQN)} >/dev/null
@@ -152,7 +160,7 @@ export function restartCases(suite) {
 
   suite.case(
     "nvme reset succeeds while the server is killed",
-    { config: oneDisk(ram(64)), keeper: true, allow: [/resetting controller/] },
+    { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE, /resetting controller/] },
     async ({ host, target, t }) => {
       const controller = await host.connect(NQN, { queues: 2 });
       const resets = host.start(

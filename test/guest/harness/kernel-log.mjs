@@ -22,7 +22,7 @@ const HARMLESS = [
 
 /** A line that says that the host noticed an interruption of its connection. A restarted server must cause none of these. */
 const INTERRUPTION =
-  /\bnvme\b.*\b(reconnect\w*|error recovery|timeout|timed out|reset\w*|Connect command failed|failed to connect|keep.?alive|Removing ctrl|creating \d+ I\/O queues|connection reset|closed by|no usable path|no available path)\b/i;
+  /\bnvme\b.*\b(reconnect\w*|error recovery|timeout|timed out|reset\w*|Connect command failed|failed to connect|keep.?alive (?!RTT)|Removing ctrl|creating \d+ I\/O queues|connection reset|closed by|no usable path|no available path)\b/i;
 
 const WARNING_LEVELS = /^\w+\s*:(emerg|alert|crit|err|warn)\s*:/;
 

@@ -608,10 +608,12 @@ void Load::check_read(Io& io) {
                            reading.generation <= newest;
         // Before the first acknowledged write anything may be there.
         if (!right && !(io.oldest == 0 && reading.verdict == PatternVerdict::foreign)) {
-            error("LBA " + std::to_string(lba) + " reads " + name_of(reading.verdict) + " (LBA " +
-                  std::to_string(reading.lba) + ", generation " + std::to_string(reading.generation) +
-                  ") where generation " + std::to_string(io.oldest) + " to " + std::to_string(newest) +
-                  " must be");
+            const char* const what = reading.verdict != PatternVerdict::right ? name_of(reading.verdict)
+                                     : reading.generation < io.oldest         ? "stale"
+                                                                              : "future";
+            error("LBA " + std::to_string(lba) + " reads " + what + " (LBA " + std::to_string(reading.lba) +
+                  ", generation " + std::to_string(reading.generation) + ") where generation " +
+                  std::to_string(io.oldest) + " to " + std::to_string(newest) + " must be");
             return;
         }
         ++result_.verified_blocks;

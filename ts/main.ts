@@ -77,8 +77,9 @@ export async function start(options: StartOptions): Promise<Running> {
   // The configuration: from the keeper, if a predecessor left it there, else from the file.
   const source = new ConfigurationSource(options, node);
   const early = source.forStart(keeper?.configuration ?? null);
-  const settings = completeSettings(early.document, early.document.node ?? node, paths);
-  const logger = options.logger ?? makeLogger(logLevelOf(early.document));
+  const { document } = early.layout;
+  const settings = completeSettings(document, document.node ?? node, paths);
+  const logger = options.logger ?? makeLogger(logLevelOf(early.file.document));
   const { log } = logger;
   source.complain(log);
 
@@ -98,18 +99,20 @@ export async function start(options: StartOptions): Promise<Running> {
     close.push(() => engine.stop());
     const context = { node, paths, firmware: version.slice(0, 8) };
     if (engine.isStandby()) {
-      await rehearse(early, context, settings.stateDirectory);
+      await rehearse(early.file, context, settings.stateDirectory);
       log.info({}, "standby");
     }
     const takeover = await engine.takeOver();
 
     // From here on this process is the only one. Hosts wait: nothing here may wait for anything else.
     const kept = keeper === null ? null : await engine.storedText(keptConfigurationName);
-    const file = kept === keeper?.configuration || kept === null ? early : source.forStart(kept);
+    const { file } = kept === keeper?.configuration || kept === null ? early : source.forStart(kept);
     const directory = await DurableDirectory.open(settings.stateDirectory);
     const { setLevel: setLogLevel } = logger;
     const { configFile } = source;
-    const server = new Server({ engine, directory, log, context, version, configFile, setLogLevel }, file);
+    const layout = early.layout.raw;
+    const parts = { engine, directory, log, context, version, settings, layout, configFile, setLogLevel };
+    const server = new Server(parts, file);
     events.deliverTo((event) => server.onEvent(event));
     close.splice(
       0,
@@ -161,6 +164,9 @@ export async function start(options: StartOptions): Promise<Running> {
   }
 }
 
+/** The document that holds, and the one that memory and limits are laid out by: a crash changes neither. */
+type StartDocuments = { readonly file: Loaded; readonly layout: Loaded };
+
 /** Where the document comes from: given directly, a file, the built-in defaults, or what a predecessor left. */
 class ConfigurationSource {
   readonly configFile: string | null;
@@ -191,22 +197,26 @@ class ConfigurationSource {
   }
 
   /** `keptText`: what the predecessor left. A file with faults must not keep a successor from serving. */
-  forStart(keptText: string | null): Loaded {
+  forStart(keptText: string | null): StartDocuments {
     const kept = parseKept(keptText);
-    if (kept === null) return this.read();
+    if (kept === null) return this.both(this.read());
     if (kept.readAgain) {
       try {
-        return this.read();
+        return this.both(this.read());
       } catch (thrown) {
         this.complaint = toKeelError(thrown).message;
       }
     }
     try {
-      return parseDocument(kept.file, this.node);
+      return { file: parseDocument(kept.file, this.node), layout: parseDocument(kept.layout, this.node) };
     } catch {
       // Written by a version with other rules.
-      return this.read();
+      return this.both(this.read());
     }
+  }
+
+  private both(loaded: Loaded): StartDocuments {
+    return { file: loaded, layout: loaded };
   }
 
   complain(log: Log): void {

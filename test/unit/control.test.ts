@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { completeSettings } from "../../dist/config/complete.js";
 import { addDevice, addHost, share, unshare } from "../../dist/config/edit.js";
 import { parseDocument } from "../../dist/config/load.js";
 import { admit } from "../../dist/control/admission.js";
@@ -44,16 +45,19 @@ async function startServer(
   prepare(engine);
   const directory = await DurableDirectory.open(path);
   const context = { node: "n", paths: { state: path, rpcSocket: "/r" }, firmware: "0.1.0" };
+  const file = parseDocument({ version: 1, listen: [], ...raw }, "n");
   const parts = {
     engine,
     directory,
     log: quiet,
     context,
     version: "0",
+    settings: completeSettings(file.document, "n", context.paths),
+    layout: file.raw,
     configFile: null,
     setLogLevel: () => undefined,
   };
-  const server = new Server(parts, parseDocument({ version: 1, listen: [], ...raw }, "n"));
+  const server = new Server(parts, file);
   try {
     engine.start((event) => server.onEvent(event));
     await server.start(takeover ?? (await engine.takeOver()));
@@ -488,6 +492,22 @@ test("a predecessor's connections go on after the configuration is in place and 
     bench.engine.emit({ type: "restart-failed", reason: "damaged" });
     assert.equal((await bench.server.status()).restartFailure?.reason, "damaged");
     assert.deepEqual(parseKept(bench.engine.texts.get("configuration") ?? null)?.readAgain, false);
+    await end(bench);
+  });
+});
+
+test("a reload changes no name and no limit of the running server, and its successor after a crash neither", async () => {
+  await withDirectory(async (path) => {
+    const takeover = { kept: true, carried: false, reason: "start", exit: "", previousPid: 0, restarts: 0 };
+    const bench = await startServer(path, oneShare, undefined, takeover);
+    bench.engine.take();
+    const next = { version: 1, node: "other", listen: [], limits: { connections: 7 }, ...oneShare };
+    const result = await bench.server.reload(() => parseDocument(next, "n"));
+    assert.deepEqual(bench.engine.take(), [], "the default NQN has the old name in it");
+    assert.deepEqual(result.needsRestart, ["node", "limits.connections", "limits.connectionsPerHost"]);
+    const kept = parseKept(bench.engine.texts.get("configuration") ?? null);
+    assert.deepEqual(kept?.file, next);
+    assert.deepEqual(kept?.layout, { version: 1, listen: [], ...oneShare });
     await end(bench);
   });
 });

@@ -151,6 +151,9 @@ test("whatever is thrown becomes one kind of error and keeps its code", () => {
   assert.equal(native.code, "E_BUSY");
   assert.equal(native.exitCode, 4);
   assert.equal(toKeelError({ code: "E_NOBODY_KNOWS", message: "x" }).code, "E_INTERNAL");
+  assert.equal(toKeelError({ code: "E_INVALID", message: "x", errorNumber: 99 }).code, "E_ADDRESS");
+  assert.equal(toKeelError({ code: "E_NOT_FOUND", message: "x", errorNumber: 2 }).code, "E_DEVICE_MISSING");
+  assert.equal(toKeelError({ code: "E_BUSY", message: "x", errorNumber: 2 }).code, "E_BUSY");
   assert.equal(toKeelError(null).code, "E_INTERNAL");
   assert.equal(toKeelError(Object.assign(new Error("full"), { code: "ENOSPC" })).code, "E_NO_SPACE");
   const same = new KeelError("E_LIMIT", "x");

@@ -2,12 +2,15 @@
 
 import { existsSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { defaultPaths, userPlace } from "../config/naming.js";
 import { isErrorCode, KeelError } from "../model/errors.js";
 import { isJsonObject, type JsonObject } from "../model/json.js";
 
 const systemSocket = "/run/keel/rpc.sock";
 const answerBytesMax = 256 << 20;
+const successorMs = 1_000;
+const askAgainMs = 20;
 
 /** --socket, else KEEL_SOCKET, else the system's server if there is one, else this user's own. */
 export function socketPath(option: string | undefined): string {
@@ -65,16 +68,28 @@ export class Client {
     this.socket = null;
   }
 
+  /** A socket that nobody listens on may be that of a server which is just being replaced. */
   private async open(): Promise<Socket> {
     if (this.socket !== null && !this.socket.destroyed) return this.socket;
-    this.socket = await new Promise<Socket>((resolve, reject) => {
+    const deadline = performance.now() + successorMs;
+    for (;;) {
+      const socket = await this.tryOpen();
+      if (typeof socket !== "string") {
+        this.socket = socket;
+        return socket;
+      }
+      if (socket !== "ECONNREFUSED" || performance.now() >= deadline) throw this.unreachable(socket);
+      await sleep(askAgainMs);
+    }
+  }
+
+  /** The socket, or why there is none. */
+  private tryOpen(): Promise<Socket | string> {
+    return new Promise((resolve) => {
       const socket = connect(this.path);
       socket.once("connect", () => resolve(socket));
-      socket.once("error", (error: NodeJS.ErrnoException) =>
-        reject(this.unreachable(error.code ?? error.message)),
-      );
+      socket.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
     });
-    return this.socket;
   }
 
   private unreachable(reason: string): KeelError {
@@ -107,7 +122,13 @@ export class Client {
       };
       const onClose = (): void =>
         settle(() =>
-          reject(new KeelError("E_UNREACHABLE", `the server closed the connection during ${method}`)),
+          reject(
+            new KeelError("E_UNREACHABLE", `the server closed the connection during ${method}`, {
+              cause:
+                "it ended or is being replaced; a change that was under way is finished or undone by its successor",
+              fix: "keel status shows the server that runs now; look whether the change took place, then repeat it if not",
+            }),
+          ),
         );
       const timer = setTimeout(() => {
         settle(() =>

@@ -30,7 +30,7 @@ export async function rehearse(
 ): Promise<void> {
   for (let round = 0; round < rounds; round += 1) {
     const { identities, changes } = await DurableDirectory.peek(stateDirectory);
-    const kept = parseKept(formatKept({ file: loaded.raw, readAgain: false }));
+    const kept = parseKept(formatKept({ file: loaded.raw, layout: loaded.raw, readAgain: false }));
     const merge = mergeChanges(kept?.file ?? loaded.raw, changes.changes);
     const { document } = parseDocument(merge.raw, context.node);
     const { state } = complete(document, { ...context, identities });

@@ -6,12 +6,18 @@
 // configuration or the new one.
 
 import { performance } from "node:perf_hooks";
-import { type Context, complete, type Identities, namespaceKey } from "../config/complete.js";
+import {
+  type Context,
+  complete,
+  completeSettings,
+  type Identities,
+  namespaceKey,
+} from "../config/complete.js";
 import { dataLost, describeStep, diff, type Step, unchangedCount } from "../config/diff.js";
 import { type Loaded, parseDocument } from "../config/load.js";
 import { KeelError, toKeelError } from "../model/errors.js";
 import { type JsonObject, sameJson, toJson } from "../model/json.js";
-import type { Desired, LogLevel, State } from "../model/state.js";
+import type { Desired, LogLevel, Settings, State } from "../model/state.js";
 import type { ServerStatus } from "../model/status.js";
 import type { Adoption, EngineEvent, LastPdus, NativeEngine, Takeover } from "../native/addon.js";
 import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
@@ -35,6 +41,9 @@ export type ServerParts = {
   readonly log: Log;
   readonly context: Omit<Context, "identities">;
   readonly version: string;
+  /** What the engine was laid out by, and the document that says so. */
+  readonly settings: Settings;
+  readonly layout: JsonObject;
   /** The file that the configuration came from, and how to read it again; null: built-in defaults. */
   readonly configFile: string | null;
   readonly setLogLevel: (level: LogLevel) => void;
@@ -131,7 +140,10 @@ export class Server {
   /** With the keeper, for a successor. */
   private async leaveConfiguration(readAgain: boolean): Promise<void> {
     if (!this.kept) return;
-    await this.parts.engine.storeText(keptConfigurationName, formatKept({ file: this.file.raw, readAgain }));
+    await this.parts.engine.storeText(
+      keptConfigurationName,
+      formatKept({ file: this.file.raw, layout: this.parts.layout, readAgain }),
+    );
   }
 
   /** Asks the keeper to replace this process by what is installed now. It goes on until the new one is ready. */
@@ -196,14 +208,15 @@ export class Server {
   /** Reads as: from now on this is wanted. */
   private adopt(loaded: Loaded): void {
     this.raw = loaded.raw;
-    const settings = this.desired.settings;
-    this.desired = { ...this.complete(loaded), settings };
+    this.desired = this.complete(loaded);
     this.parts.setLogLevel(this.desired.logLevel);
   }
 
-  private complete(loaded: Loaded): Desired {
-    const { context, directory } = this.parts;
-    return complete(loaded.document, { ...context, identities: directory.identities });
+  /** What the document asks for, with the layout that this process has: its node name decides default NQNs. */
+  private complete({ document }: Loaded): Desired {
+    const { context, directory, settings } = this.parts;
+    const { identities } = directory;
+    return { ...complete({ ...document, node: settings.node }, { ...context, identities }), settings };
   }
 
   /** Whatever hosts may see gets an identity that is never derived again. */
@@ -246,7 +259,7 @@ export class Server {
       }
       // Faults in the other keys are faults too, although they take effect later.
       const given = parseDocument(raw, this.desired.settings.node);
-      const needsRestart = this.needRestart(this.complete(given));
+      const needsRestart = this.needRestart(given);
       return { ...(await this.changeNow(merged, options)), needsRestart };
     });
   }
@@ -261,7 +274,7 @@ export class Server {
       const before = this.file;
       this.file = file;
       try {
-        const needsRestart = this.needRestart(this.complete(file));
+        const needsRestart = this.needRestart(file);
         const result = await this.changeNow(merge.raw, { dryRun: false, allowDataLoss: false });
         await this.leaveConfiguration(false);
         return { ...result, needsRestart };
@@ -272,9 +285,10 @@ export class Server {
     });
   }
 
-  private needRestart(next: Desired): string[] {
-    const now = this.desired.settings;
-    const { settings } = next;
+  /** What the document says about the layout and this process does not have. */
+  private needRestart({ document }: Loaded): string[] {
+    const { context, settings: now } = this.parts;
+    const settings = completeSettings(document, document.node ?? context.node, context.paths);
     const limits = (Object.keys(now.limits) as (keyof typeof now.limits)[])
       .filter((key) => now.limits[key] !== settings.limits[key])
       .map((key) => `limits.${key}`);
@@ -287,7 +301,7 @@ export class Server {
   private async changeNow(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
     const { directory } = this.parts;
     const loaded = parseDocument(raw, this.desired.settings.node);
-    const next = { ...this.complete(loaded), settings: this.desired.settings };
+    const next = this.complete(loaded);
     const steps = diff(this.reconciler.actual, next.state);
     const lost = steps.map(dataLost).filter((text) => text !== null);
     const result: ChangeResult = {

@@ -283,15 +283,31 @@ export class KeelError extends Error {
   }
 }
 
+/** Linux error numbers that say more than the native side's general codes. */
+const codeOfErrno: Readonly<Record<number, ErrorCode>> = {
+  1: "E_DENIED",
+  2: "E_DEVICE_MISSING",
+  13: "E_DENIED",
+  28: "E_NO_SPACE",
+  98: "E_PORT_IN_USE",
+  99: "E_ADDRESS",
+  122: "E_NO_SPACE",
+};
+const generalCodes: readonly ErrorCode[] = ["E_INVALID", "E_NOT_FOUND", "E_IO"];
+
 /** Whatever was thrown, as the one error class. Plain objects { code, message } come from the native side. */
 export function toKeelError(thrown: unknown): KeelError {
   if (thrown instanceof KeelError) return thrown;
-  const { code, message } = (typeof thrown === "object" && thrown !== null ? thrown : {}) as {
+  const { code, message, errorNumber } = (typeof thrown === "object" && thrown !== null ? thrown : {}) as {
     code?: unknown;
     message?: unknown;
+    errorNumber?: unknown;
   };
   const text = typeof message === "string" ? message : String(thrown);
-  if (isErrorCode(code)) return new KeelError(code, text);
+  if (isErrorCode(code)) {
+    const exact = typeof errorNumber === "number" ? codeOfErrno[errorNumber] : undefined;
+    return new KeelError(exact !== undefined && generalCodes.includes(code) ? exact : code, text);
+  }
   if (code === "ENOSPC" || code === "EDQUOT") return new KeelError("E_NO_SPACE", text);
   if (code === "EACCES" || code === "EPERM") return new KeelError("E_DENIED", text);
   return new KeelError("E_INTERNAL", text);

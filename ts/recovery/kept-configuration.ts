@@ -8,8 +8,10 @@ import { isJsonObject, type JsonObject, toJson } from "../model/json.js";
 export const keptConfigurationName = "configuration";
 
 export type KeptConfiguration = {
-  /** The document as its file had it. */
+  /** The document as its file had it when it was read last. */
   readonly file: JsonObject;
+  /** The one that the memory and the engine's limits were laid out by. Differs from `file` after a reload that changed them. */
+  readonly layout: JsonObject;
   /** The successor is to read the file again. */
   readonly readAgain: boolean;
 };
@@ -26,6 +28,7 @@ export function parseKept(text: string | null): KeptConfiguration | null {
     return null;
   }
   if (!isJsonObject(value) || value["version"] !== 1) return null;
-  const { file, readAgain } = value;
-  return isJsonObject(file) && typeof readAgain === "boolean" ? { file, readAgain } : null;
+  const { file, layout, readAgain } = value;
+  const complete = isJsonObject(file) && isJsonObject(layout) && typeof readAgain === "boolean";
+  return complete ? { file, layout, readAgain } : null;
 }

@@ -161,7 +161,8 @@ TEST_CASE("a load on a target that is right verifies what it wrote, in every man
         LoadOptions options = server.options();
         row.change(options);
         const LoadResult result = run(options);
-        INFO(result.ok() ? "" : result.error_texts.front());
+        const std::string first_error = result.error_texts.empty() ? "" : result.error_texts.front();
+        INFO(first_error);
         CHECK(result.ok());
         CHECK(result.reads + result.writes + result.flushes == options.count);
         CHECK(result.writes > 0);

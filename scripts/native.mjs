@@ -1,5 +1,5 @@
 // Builds native test programs, fuzzers and benchmarks without Node, one folder below build/ per flavour:
-//   node scripts/native.mjs asan|tsan|debug|release [target …]
+//   node scripts/native.mjs asan|tsan|debug|release|layout2 [target …]
 // Targets: native_tests (the default), suite/<name> (test/<name>/**/*_test.cc), fuzz/<name>, bench/<name>
 // (bench/<name>/*.cc), print_values, or any of their groups: fuzz, suites, benches. Sources and flags: sources.mjs.
 // It writes a makefile and runs make, so that only what changed is compiled.
@@ -41,6 +41,8 @@ const flavours = {
   tsan: { compiler: "g++", flags: ["-O1", "-g", "-fsanitize=thread"], fuzzer: false },
   debug: { compiler: "g++", flags: ["-O0", "-g", "-D_GLIBCXX_ASSERTIONS"], fuzzer: false },
   release: { compiler: "g++", flags: ["-O2", "-g"], fuzzer: false },
+  // Plays the next version, whose arena has another layout, in the tests of upgrades.
+  layout2: { compiler: "g++", flags: ["-O2", "-g", "-DKEEL_TEST_LAYOUT=2"], fuzzer: false },
 };
 
 const programName = (path) => basename(path, ".cc");

@@ -5,6 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 
+// 2 in a build that plays the next version, with another layout of the arena, for the tests of upgrades.
+#ifndef KEEL_TEST_LAYOUT
+#define KEEL_TEST_LAYOUT 1
+#endif
+
 namespace limits {
 
 // Connections and queues.
@@ -33,8 +38,8 @@ inline constexpr std::uint32_t in_capsule_bytes_io_default = 8192;
 inline constexpr std::uint32_t max_h2c_data_bytes = 1u << 20;  // MAXH2CDATA in ICResp
 
 // Per connection.
-inline constexpr std::uint32_t receive_buffer_bytes = 128 * 1024;  // stream buffer
-inline constexpr std::uint32_t transmit_entries_max = 4096;        // descriptors in the transmit queue
+inline constexpr std::uint32_t receive_buffer_bytes = (127 + KEEL_TEST_LAYOUT) * 1024;  // stream buffer
+inline constexpr std::uint32_t transmit_entries_max = 4096 * KEEL_TEST_LAYOUT;  // of the transmit queue
 inline constexpr std::uint32_t transmit_segments_per_send = 256;   // iovec entries of one sendmsg
 
 // Controller.

@@ -112,6 +112,16 @@ base::Result<Arena> Arena::open(int descriptor, std::span<const RegionSpec> regi
     return arena;
 }
 
+std::optional<Arena::Header> Arena::peek(int descriptor) {
+    Header header;
+    if (descriptor < 0 || pread(descriptor, &header, sizeof header, 0) != sizeof header ||
+        std::memcmp(header.magic, arena_magic, sizeof arena_magic) != 0 ||
+        header.header_version != header_version) {
+        return std::nullopt;
+    }
+    return header;
+}
+
 base::Result<void> Arena::reset() {
     // Punching the pages away is what zeroes them, whoever had used the file before, at any size.
     struct stat info {};

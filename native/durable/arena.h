@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -70,6 +71,8 @@ class Arena {
         std::uint64_t restarts_total;
         std::uint64_t counters[24];  // named by the engine
     };
+    // The header of a file that holds an arena of any layout; nothing if it holds none.
+    static std::optional<Header> peek(int descriptor);
     Header& header() const { return *reinterpret_cast<Header*>(base_); }
 
   private:

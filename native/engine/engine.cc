@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/crash_point.h"
+#include "engine/arena_layout.h"
 #include "engine/version.h"
 #include "nvme/controller.h"
 
@@ -17,49 +18,11 @@ namespace engine {
 
 namespace {
 
-// The arena's regions, in this order; a change of any record's layout raises its version.
-enum Region : std::size_t {
-    connections,
-    commands,
-    transmit,
-    stream,
-    controllers,
-    subsystems,
-    namespaces,
-    memories,
-    restarts,
-};
-
-constexpr std::uint32_t nvme_records_version = 1;
-constexpr std::uint32_t namespace_records = 4096;
-
-std::vector<durable::RegionSpec> regions_for(const Options& options) {
-    using namespace transport;
-    return {
-        {"connections", connection_stride, options.connections_max, tcp_records_version},
-        {"commands", command_stride, options.connections_max, tcp_records_version},
-        {"transmit", transmit_stride, options.connections_max, tcp_records_version},
-        {"stream", limits::receive_buffer_bytes, options.connections_max, tcp_records_version},
-        {"controllers", sizeof(nvme::ControllerRecord), options.controllers_max, nvme_records_version},
-        {"subsystems", sizeof(nvme::SubsystemRecord), limits::subsystems_max, nvme_records_version},
-        {"namespaces", sizeof(nvme::NamespaceRecord), namespace_records, nvme_records_version},
-        {"memories", sizeof(MemoryRecord), limits::devices_max, 1},
-        {"restarts", sizeof(RestartArea), 1, 1},
-    };
-}
-
-template <typename Record>
-std::span<Record> records(durable::Arena& arena, Region region, std::uint32_t count) {
-    return {reinterpret_cast<Record*>(arena.region(region).data()), count};
-}
-
 constexpr base::Nanoseconds quarantine_poll = 2 * base::millisecond;
 constexpr base::Nanoseconds forget_poll = 5 * base::millisecond;
 constexpr base::Nanoseconds device_watch_period = 1 * base::second;
 constexpr std::size_t admissions_max = 4096;
-constexpr std::size_t counter_generation = 0;  // in the arena's header
 constexpr const char* arena_name = "arena";
-constexpr const char* data_name = "data";
 
 }  // namespace
 
@@ -97,8 +60,9 @@ base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options,
         }
         opened = fresh.take();
     }
-    auto data = durable::MemoryFile::open(keeper ? keeper->memory(data_name) : options.data_descriptor,
-                                          "keel-data", options.data_pool_bytes, options.data_pool_bytes);
+    auto data =
+        durable::MemoryFile::open(keeper ? keeper->memory(data_name(opened)) : options.data_descriptor,
+                                  "keel-data", options.data_pool_bytes, options.data_pool_bytes);
     if (!data) {
         return data.error();
     }
@@ -215,7 +179,9 @@ void Engine::run() {
     pthread_setname_np(pthread_self(), "keel-reactor");
     if (keeper_) {
         keeper_->on_go = [this](const KeeperGo& told) { go(told); };
+        keeper_->on_quiesce = [this](base::Nanoseconds deadline) { come_to_rest(deadline); };
         keeper_->on_restart_failed = [this](const std::string& reason) {
+            go_on();
             if (sink_) {
                 Event event;
                 event.kind = Event::Kind::restart_failed;
@@ -247,15 +213,21 @@ void Engine::go(const KeeperGo& told) {
     go_ = told;
     going_ = true;
     go_at_ = base::monotonic_now();
+    durable::Arena::Header& header = arena_.header();
+    header.counters[counter_described] = 0;
     if (keeper_) {
+        if (other_layout_) {
+            rebuild();
+        }
+        // The arena last: with it, all that it names is the truth.
+        if (keeper_->memory(data_name(arena_)) < 0 || other_layout_) {
+            keeper_->client().store_memory(data_name(arena_), data_.descriptor(), true);
+        }
+        EK_CRASH_POINT("engine.go.between_stores");
         if (keeper_->memory(arena_name) < 0 || other_layout_) {
             keeper_->client().store_memory(arena_name, arena_.descriptor(), true);
         }
-        if (keeper_->memory(data_name) < 0) {
-            keeper_->client().store_memory(data_name, data_.descriptor(), true);
-        }
     }
-    durable::Arena::Header& header = arena_.header();
     target_->set_discovery_generation(
         std::max(options_.discovery_generation, header.counters[counter_generation]));
     ++header.boots;
@@ -273,7 +245,7 @@ void Engine::take_over(std::function<void(const Takeover&)> taken) {
     }
     Takeover takeover;
     takeover.kept = keeper_ != nullptr && keeper_->client().connected();
-    takeover.carried = arena_.content() == durable::Arena::Content::carried && !other_layout_;
+    takeover.carried = arena_.content() == durable::Arena::Content::carried || rebuilt_;
     takeover.go = go_;
     taken(takeover);
 }
@@ -658,7 +630,7 @@ std::vector<bool> Engine::silent_controllers() const {
 Adoption Engine::adopt() {
     const base::Nanoseconds configured_at = base::monotonic_now();
     Adoption adoption;
-    adoption.carried_arena = arena_.content() == durable::Arena::Content::carried;
+    adoption.carried_arena = arena_.content() == durable::Arena::Content::carried || rebuilt_;
     if (keeper_) {
         for (const KeeperLink::Connection& connection : keeper_->take_connections()) {
             offers_.push_back(
@@ -672,7 +644,7 @@ Adoption Engine::adopt() {
             keeper_->client().forget_connection(id);
         };
     }
-    if (adoption.carried_arena) {
+    if (adoption.carried_arena && !rebuilt_) {
         remember_last_pdus();
     }
     const std::vector<bool> silent = silent_controllers();
@@ -691,6 +663,7 @@ Adoption Engine::adopt() {
             case transport::TcpTransport::Adoption::carried: ++adoption.carried; break;
             case transport::TcpTransport::Adoption::unread: unread.push_back(offer); break;
             case transport::TcpTransport::Adoption::refused:
+                explain_loss(offer.id, why);
                 adoption.refused.push_back("connection " + std::to_string(offer.id) + ": " + why);
                 break;
         }
@@ -709,6 +682,9 @@ Adoption Engine::adopt() {
         }
         keeper_->forget_listeners_but(used);
         keeper_->client().ready();
+        keeper_->forget_memories([this](const std::string& name) {
+            return name == description_name || (name.starts_with(data_prefix) && name != data_name(arena_));
+        });
     }
     if (go_.previous_pid != 0) {
         RestartRecord record{};

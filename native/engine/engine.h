@@ -207,6 +207,24 @@ class Engine {
            std::unique_ptr<reactor::UringKernel> kernel, std::unique_ptr<KeeperLink> keeper,
            bool other_layout);
     static constexpr std::size_t restarts_region = 8;
+
+    // quiesce.cc: a planned replacement, perhaps by a version whose arena differs (carry.h)
+    struct Rest {
+        base::Nanoseconds quiet_by = 0, end_by = 0;
+        bool described = false;  // nothing may change any more
+        bool over = false;       // the replacement failed
+    };
+    void come_to_rest(base::Nanoseconds deadline);
+    void check_rest();
+    bool is_quiet(bool needs_end_only);
+    void be_described();
+    void go_on();
+    void rebuild();
+    void explain_loss(std::uint64_t connection, std::string& why) const;
+    static std::string data_name(const durable::Arena& arena);
+    static constexpr const char* data_prefix = "data-";
+    static constexpr const char* description_name = "carry";
+
     void go(const KeeperGo& go);
     void remember_last_pdus();
     std::vector<bool> silent_controllers() const;
@@ -248,6 +266,10 @@ class Engine {
     bool going_ = false;
     KeeperGo go_;
     base::Nanoseconds go_at_ = 0;
+    std::unique_ptr<Rest> rest_;
+    bool rebuilt_ = false;                       // of a description that another version left
+    std::string loss_;                           // why there was none
+    std::map<std::uint64_t, std::string> lost_;  // connections that it does not carry, and why
     std::vector<LastPdus> last_pdus_;
     std::map<std::uint32_t, nvme::AdmissionAnswer> admissions_;
     std::uint32_t next_admission_ = 1;

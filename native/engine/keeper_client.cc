@@ -296,6 +296,18 @@ void KeeperClient::receive() {
     check_stopped();
 }
 
+void KeeperClient::converse(base::Nanoseconds deadline) {
+    const base::Nanoseconds now = base::monotonic_now();
+    if (channel_ < 0 || now >= deadline) {
+        return;
+    }
+    pollfd state{channel_, static_cast<short>(queue_.empty() ? POLLIN : POLLIN | POLLOUT), 0};
+    const base::Nanoseconds wait_ms = (deadline - now + base::millisecond - 1) / base::millisecond;
+    poll(&state, 1, static_cast<int>(std::min<base::Nanoseconds>(wait_ms, 100)));
+    flush();
+    receive();
+}
+
 void KeeperClient::tell(const KeeperMessage& message, int descriptor) {
     const std::string_view verb = message.verb();
     const bool is_connection = verb == "CONNECTION";

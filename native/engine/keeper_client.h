@@ -88,6 +88,9 @@ class KeeperClient {
     base::Result<KeeperStart> begin(const std::string& version, base::Nanoseconds deadline);
     // On the reactor's thread, once. What came meanwhile is told from the next iteration on.
     void attach(reactor::Reactor& reactor, KeeperEvents& events);
+    // Waits until the keeper says something, at most until `deadline`, and tells it, without the reactor: for
+    // a thread that must do nothing else meanwhile.
+    void converse(base::Nanoseconds deadline);
     // Before the reactor ends: `stopped` is called when nothing of it is in flight any more.
     void stop(std::function<void()> stopped);
 

@@ -52,6 +52,18 @@ int KeeperLink::memory(const std::string& name) const {
     return found == memory_.end() ? -1 : found->second;
 }
 
+void KeeperLink::forget_memories(const std::function<bool(const std::string&)>& which) {
+    for (auto held = memory_.begin(); held != memory_.end();) {
+        if (which(held->first)) {
+            client_.forget_memory(held->first);
+            close(held->second);
+            held = memory_.erase(held);
+        } else {
+            ++held;
+        }
+    }
+}
+
 void KeeperLink::hold_memory(const KeeperItem& item) {
     int& held = memory_.try_emplace(item.name, -1).first->second;
     if (held >= 0) {
@@ -200,9 +212,9 @@ void KeeperLink::keeper_refused(const std::string& what, const std::string& reas
     }
 }
 
-void KeeperLink::keeper_quiesce(base::Nanoseconds) {
+void KeeperLink::keeper_quiesce(base::Nanoseconds deadline) {
     if (on_quiesce) {
-        on_quiesce();
+        on_quiesce(deadline);
     } else {
         client_.quiesced();
     }

@@ -35,6 +35,8 @@ class KeeperLink final : private KeeperEvents {
     bool standby() const { return standby_; }
     // The memory file of this name that a predecessor stored, or -1. Stays the link's.
     int memory(const std::string& name) const;
+    // The keeper shall hold them no longer. Reactor thread.
+    void forget_memories(const std::function<bool(const std::string& name)>& which);
     static std::string device_memory_name(const std::string& device) { return "ram:" + device; }
 
     // A text that outlives the process, such as the configuration that is in force: the last one stored,
@@ -52,7 +54,8 @@ class KeeperLink final : private KeeperEvents {
     std::function<void(const Connection& connection)> on_connection;
     std::function<void(const std::string& reason)> on_restart_failed;
     std::function<void()> on_lost;
-    std::function<void()> on_quiesce;
+    // Answered by KeeperClient::quiesced before `deadline`, on the monotonic clock.
+    std::function<void(base::Nanoseconds deadline)> on_quiesce;
 
     // The listening socket stored under this name, or -1; the caller duplicates it.
     int listener(const std::string& name) const;
@@ -61,6 +64,7 @@ class KeeperLink final : private KeeperEvents {
     // The same for all that a predecessor had and this server has not.
     void forget_listeners_but(const std::set<std::string>& used);
     std::vector<Connection> take_connections();
+    const std::vector<Connection>& connections() const { return connections_; }
 
     KeeperClient& client() { return client_; }
     void ask_info(std::function<void(const KeeperInfo& info)> answer);

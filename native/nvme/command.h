@@ -43,6 +43,9 @@ enum class DataDirection : std::uint8_t { none = 0, to_controller = 1, to_host =
 inline constexpr std::uint16_t no_data_region = 0xFFFF;
 
 struct CommandRecord {
+#if KEEL_TEST_LAYOUT == 2
+    std::uint64_t reserved2;
+#endif
     wire::Sqe sqe;                    // 0: as received
     std::uint64_t stream_offset;      // 64: where the capsule's PDU began
     std::uint64_t response_sequence;  // 72: transmit queue entry of the response, when done
@@ -63,7 +66,7 @@ struct CommandRecord {
     std::uint16_t transfer_tag;       // 122: TTAG of the R2T that was sent
     std::uint8_t reserved[4];         // 124
 };
-static_assert(sizeof(CommandRecord) == 128);
+static_assert(sizeof(CommandRecord) == 128 || KEEL_TEST_LAYOUT == 2);
 
 inline constexpr std::uint8_t status_flag_dnr = 1;
 inline constexpr std::uint8_t status_flag_more = 2;

@@ -73,8 +73,13 @@ struct ControllerRecord {
     RecordState state;
     std::uint32_t generation;      // uses of this slot so far
     std::uint64_t subsystem_hash;  // of the NQN, to find it quickly; the NQN decides
+#if KEEL_TEST_LAYOUT == 2
+    char host_nqn[record_nqn_bytes];
+    char subsystem_nqn[record_nqn_bytes];
+#else
     char subsystem_nqn[record_nqn_bytes];
     char host_nqn[record_nqn_bytes];
+#endif
     std::uint8_t host_id[16];
     std::uint16_t cntlid;
     ControllerKind kind;

@@ -7,7 +7,8 @@
 // the socket has taken their response.
 //
 // tcp_receive.cc: the receiving half. tcp_transmit.cc: the sending half. tcp_recovery.cc: taking over from a
-// dead process. tcp_connection.cc: life, timeouts, end. NVMe/TCP Transport 1.0 §3.
+// dead process. tcp_carry.cc: being replaced. tcp_connection.cc: life, timeouts, end. NVMe/TCP Transport 1.0
+// §3.
 #pragma once
 
 #include <sys/socket.h>
@@ -67,6 +68,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
         // The connection has ended, nothing refers to it any more; the owner closes the socket and destroys
         // it.
         std::function<void(TcpConnection&)> ended;
+        bool reads = true;  // false: no receive is begun, because the process is to be replaced
     };
 
     // Takes `socket` (blocking mode) over; the owner closes it.
@@ -102,6 +104,16 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     // Whether bytes of this memory are still to be sent.
     bool sends_from(std::uint16_t region);
     bool ending() const { return ending_; }
+    // For a planned replacement (tcp_carry.cc): while Surroundings::reads is false and `receives` is, nothing
+    // is taken from the socket. What was received is parsed as ever.
+    void stop_reading();
+    void go_on_reading() { arm_receive(); }
+    bool receives() const { return receive_armed_; }
+    bool sends() const { return first_unsent_ != record_.transmit_tail || waiting_first_ != nullptr; }
+    std::uint64_t received_position() const { return received_; }
+    std::uint64_t first_unsent() const { return first_unsent_; }  // sequence number
+    const TcpSlots& slots() const { return slots_; }
+    std::span<const std::byte> kept_block() const { return {split_memory(), split_bytes_max}; }
     bool initialized() const { return record_.receive.current().phase != ReceivePhase::handshake; }
 
   private:

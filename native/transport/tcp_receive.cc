@@ -49,7 +49,7 @@ void TcpConnection::commit(const ReceiveState& state) {
 }
 
 void TcpConnection::arm_receive() {
-    if (receive_armed_ || ending_ || stalled_) {
+    if (receive_armed_ || ending_ || stalled_ || !around_.reads) {
         return;
     }
     ReceiveState state = record_.receive.current();
@@ -102,7 +102,7 @@ void TcpConnection::received(std::int32_t result) {
         finish_ending();
         return;
     }
-    if (result == -EAGAIN || result == -EINTR || result == -ENOBUFS) {
+    if (result == -EAGAIN || result == -EINTR || result == -ENOBUFS || result == -ECANCELED) {
         arm_receive();
         return;
     }

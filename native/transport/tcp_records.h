@@ -43,6 +43,9 @@ inline constexpr std::uint32_t r2t_count_bits = 8;
 // In `data`, stream byte consumed + i, i < remaining, lies in the command's data at data_position + i. Every
 // other byte s ≥ base_stream lies in the stream buffer at base_address + (s − base_stream).
 struct ReceiveState {
+#if KEEL_TEST_LAYOUT == 2
+    std::uint64_t reserved4;
+#endif
     std::uint64_t consumed;  // stream offset: everything before has had its effect
     std::uint64_t base_stream;
     std::uint64_t capsules;  // command capsules consumed so far; gives SQHD
@@ -62,12 +65,17 @@ struct ReceiveState {
     std::uint32_t reserved2;
     std::uint32_t reserved3;
 };
-static_assert(sizeof(ReceiveState) == 64);
+static_assert(sizeof(ReceiveState) == 64 || KEEL_TEST_LAYOUT == 2);
 
 // One piece of the stream to the host: header bytes, padding (zeroes), data, digest.
 struct TransmitEntry {
+#if KEEL_TEST_LAYOUT == 2
+    std::uint64_t data_offset;
+    std::uint64_t stream_offset;
+#else
     std::uint64_t stream_offset;  // where it begins
     std::uint64_t data_offset;    // in data_region
+#endif
     std::uint32_t data_bytes;
     std::uint16_t data_region;  // or control_region
     std::uint16_t command;      // slot that is free once this entry was sent, or no_command
@@ -116,6 +124,9 @@ inline constexpr std::uint32_t flight_entries = 64;
 enum class ConnectionState : std::uint32_t { free = 0, open = 1 };
 
 struct ConnectionRecord {
+#if KEEL_TEST_LAYOUT == 2
+    std::uint64_t reserved1;
+#endif
     ConnectionState state;    // stored last when a connection begins
     std::uint32_t listener;   // index of its listener's name, for people
     std::uint64_t id;         // never used twice; names the descriptor in a keeper's store
@@ -143,6 +154,6 @@ inline constexpr std::uint32_t split_bytes_max = 4096;
 inline constexpr std::uint32_t split_data_offset = 4096;
 inline constexpr std::uint32_t command_stride = limits::command_slots_max * sizeof(nvme::CommandRecord);
 inline constexpr std::uint32_t transmit_stride = limits::transmit_entries_max * sizeof(TransmitEntry);
-inline constexpr std::uint32_t tcp_records_version = 1;
+inline constexpr std::uint32_t tcp_records_version = KEEL_TEST_LAYOUT;
 
 }  // namespace transport

@@ -92,6 +92,12 @@ class TcpTransport {
     // After the devices are free of the dead process. Answers how many commands were executed again.
     std::uint32_t execute_adopted();
 
+    // For a planned replacement (tcp_carry.cc). After `stop_reading`, once `receives` has become false, no
+    // byte is taken from any socket until `go_on_reading`.
+    void stop_reading();
+    void go_on_reading();
+    bool receives() const;
+
     // Ends all connections, then calls `closed`. Listeners stop first.
     void shut_down(std::function<void()> closed);
     // Ends the connections of a host (all its subsystems, or one); answers how many.

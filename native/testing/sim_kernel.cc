@@ -143,7 +143,7 @@ bool SimKernel::run_due() {
     };
     std::vector<Pending*> due;
     for (const auto& pending : pending_) {
-        if (pending->due <= now_ || !powered_) {
+        if (pending->due <= now_ || !powered_ || !process_) {
             due.push_back(pending.get());
         }
     }
@@ -165,7 +165,7 @@ bool SimKernel::run_due() {
 }
 
 std::int32_t SimKernel::attempt(Pending& pending) {
-    if (!powered_) {
+    if (!powered_ || !process_) {
         return -EIO;
     }
     if (pending.cancelled) {
@@ -195,8 +195,8 @@ std::int32_t SimKernel::attempt(Pending& pending) {
         }
         case Step::read: return read_file(pending);
         case Step::write: return write_file(pending, false);
-        case Step::durable_write: return write_file(pending, true);
-        case Step::sync: return sync_file(pending.descriptor);
+        case Step::durable_write: return write_file(pending, !options_.ignores_durable);
+        case Step::sync: return options_.ignores_sync ? 0 : sync_file(pending.descriptor);
         case Step::allocate:
         case Step::discard: return zero_file(pending);
         case Step::poll: {
@@ -391,6 +391,20 @@ std::int32_t SimKernel::sync_file(int descriptor) {
     }
     cache.clear();
     return 0;
+}
+
+void SimKernel::end_process() {
+    std::vector<Pending*> order;
+    for (const auto& pending : pending_) {
+        order.push_back(pending.get());
+    }
+    std::sort(order.begin(), order.end(), [](const Pending* a, const Pending* b) { return a->tie < b->tie; });
+    for (Pending* pending : order) {
+        if (chance(50)) {
+            attempt(*pending);
+        }
+    }
+    process_ = false;
 }
 
 void SimKernel::cut_power() {

@@ -60,6 +60,10 @@ class SimKernel final : public reactor::Kernel {
         base::Nanoseconds start = 1'000 * base::second;
         // Asked before each step: 0, or the errno that it ends with, without effect.
         std::function<int(const Attempt&)> fault;
+        // A broken disk, for tests of what is to find that out: `sync` and durable writes end well, and what
+        // they promised is not so.
+        bool ignores_sync = false;
+        bool ignores_durable = false;
     };
 
     explicit SimKernel(Options options);
@@ -68,6 +72,12 @@ class SimKernel final : public reactor::Kernel {
     // See above. Operations that are pending, and all later ones, complete with -EIO.
     void cut_power();
     bool has_power() const { return powered_; }
+
+    // The process dies, the machine goes on: what is pending has its effect or none, and nobody is told.
+    // Until `begin_process` all operations, also those, complete with -EIO, so that the dead process's
+    // objects can be taken apart.
+    void end_process();
+    void begin_process() { process_ = true; }
 
     // Operations submitted and not yet completed.
     std::size_t pending() const { return pending_.size(); }
@@ -139,6 +149,7 @@ class SimKernel final : public reactor::Kernel {
     std::mt19937_64 random_;
     base::Nanoseconds now_;
     bool powered_ = true;
+    bool process_ = true;
     std::atomic<bool> woken_{false};
     std::uint64_t steps_done_ = 0;
     std::vector<std::unique_ptr<Pending>> pending_;

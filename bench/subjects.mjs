@@ -174,7 +174,8 @@ async function startKeel(filePath) {
 
 async function startEngine(filePath, extra) {
   const port = await freePort();
-  const args = ["--port", String(port), "--size", String(sizeBytes), "--file", filePath, ...extra];
+  const file = filePath === null ? [] : ["--file", filePath];
+  const args = ["--port", String(port), "--size", String(sizeBytes), ...file, ...extra];
   return { ...(await startServer(serverCore, program("target"), args)), port };
 }
 
@@ -234,6 +235,13 @@ export function availableSubjects({ filePath }) {
       onRequest: true,
       does: () => true,
       start: () => startEngine(filePath, []),
+      client: (server, spec, times) => loadClient(server.port, nqnOf(spec.device), spec, times),
+    },
+    {
+      name: "engine-private",
+      onRequest: true,
+      does: (spec) => spec.device !== "file",
+      start: () => startEngine(null, ["--private-memory"]),
       client: (server, spec, times) => loadClient(server.port, nqnOf(spec.device), spec, times),
     },
   ];

@@ -3,9 +3,13 @@
 //   target [--port N] [--size BYTES] [--file PATH] [--private-memory]      prints READY and the port, serves
 //   until killed
 //
+// With --private-memory what should outlive the process lies in private memory instead of the arena and the
+// data pool, so that the cost of surviving can be told; RAM disks stay where they are.
+//
 // Subsystems nqn.2026-11.example.keel:bench-ram, -null and, with --file, -file: namespace 1 of each,
 // 4096-byte blocks.
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -59,6 +63,11 @@ Setting parse(int argc, char** argv) {
             give_up("unknown option " + std::string(flag));
         }
     }
+    if (setting.private_memory && !setting.file.empty()) {
+        give_up(
+            "files are read and written through the pool's registered pages: no --file with "
+            "--private-memory");
+    }
     return setting;
 }
 
@@ -76,7 +85,25 @@ void add_subsystem(engine::Engine& engine, const block::DeviceSpec& device, std:
     must(engine.add_namespace(subsystem.nqn, ns));
 }
 
+// Before anything uses them. The arena keeps what it holds already: its pages are copied when they are
+// written.
+void make_memory_private(engine::Engine& engine) {
+    const durable::Arena& arena = engine.arena();
+    void* const base = &arena.header();
+    const std::span<std::byte> pool = engine.buffers().memory();
+    constexpr int protection = PROT_READ | PROT_WRITE;
+    if (mmap(base, arena.header().bytes, protection, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+             arena.descriptor(), 0) != base ||
+        mmap(pool.data(), pool.size(), protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+            pool.data()) {
+        give_up("cannot make the memory private");
+    }
+}
+
 void configure(engine::Engine& engine, const Setting& setting) {
+    if (setting.private_memory) {
+        make_memory_private(engine);
+    }
     engine.target().set_admission_hook(nullptr);
     std::uint8_t number = 0;
     for (const char* kind : {"ram", "null", "file"}) {

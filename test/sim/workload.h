@@ -64,7 +64,17 @@ class Workload {
         sent.first = static_cast<std::uint32_t>(random(blocks));
         sent.count = 1 + static_cast<std::uint32_t>(random(std::min(4u, blocks - sent.first)));
         sent.unit_access = random(4) == 0;
+        const std::size_t before = sent_.size();
         send(server, std::move(sent));
+        if (sent_.size() > before && sent_.back().kind == Kind::pair && random(2) == 0) {
+            // A rival that expects the same; one of them at most may have its way.
+            Sent rival;
+            rival.kind = Kind::pair;
+            rival.queue = (sent_.back().queue + 1) % queues;
+            rival.first = sent_.back().first;
+            rival.expected = sent_.back().expected;
+            send(server, std::move(rival));
+        }
     }
 
     void send_read(Server& server, std::uint32_t block) {
@@ -233,13 +243,15 @@ class Workload {
                 break;
             }
             case Kind::pair: {
-                const auto held = settled(sent.first, 1);
-                if (!held) {
-                    return;
-                }
-                sent.expected = *held;
-                if (random(8) == 0) {
-                    sent.expected[random(sectors_per_block)] = 1;  // held by nobody
+                if (sent.expected.empty()) {
+                    const auto held = settled(sent.first, 1);
+                    if (!held) {
+                        return;
+                    }
+                    sent.expected = *held;
+                    if (random(8) == 0) {
+                        sent.expected[random(sectors_per_block)] = 1;  // held by nobody
+                    }
                 }
                 new_values(sent, values);
                 entry = Entry(0x05).put64(40, sent.first).dword(12, 0).length(bytes).put8(1, 0x41);

@@ -22,6 +22,12 @@ using transport::ReceivePhase;
 using transport::ReceiveState;
 using transport::TransmitEntry;
 
+void put(void* to, std::string_view bytes) {
+    if (!bytes.empty()) {
+        std::memcpy(to, bytes.data(), bytes.size());
+    }
+}
+
 // A connection while its records are read.
 struct Draft {
     struct Slot {
@@ -249,8 +255,8 @@ void Restorer::send(const CarryRecord& in) {
     }
     entry.header_bytes = static_cast<std::uint8_t>(header.size());
     entry.trailer_bytes = static_cast<std::uint8_t>(trailer.size());
-    std::memcpy(entry.header, header.data(), header.size());
-    std::memcpy(entry.trailer, trailer.data(), trailer.size());
+    put(entry.header, header);
+    put(entry.trailer, trailer);
     draft_->sends.emplace_back(*sequence, entry);
 }
 
@@ -387,8 +393,10 @@ bool Restorer::copy_buffers() {
             return false;
         }
         buffers_.emplace_back(*offset, slot.record.buffer_bytes);
-        std::memcpy(target_.buffers.at(*offset), target_.old_pool.data() + slot.old_offset,
-                    slot.bytes_that_count);
+        if (slot.bytes_that_count != 0) {
+            std::memcpy(target_.buffers.at(*offset), target_.old_pool.data() + slot.old_offset,
+                        slot.bytes_that_count);
+        }
         slot.record.data_offset = *offset;
         if (!by_old_offset.emplace(slot.old_offset, &slot).second) {
             return false;
@@ -420,7 +428,7 @@ void Restorer::write() {
     auto* const entries = &target_.arena.slot<TransmitEntry>(Region::transmit, slot);
     auto* const stream = &target_.arena.slot<std::byte>(Region::stream, slot);
 
-    std::memcpy(stream, draft.unread.data(), draft.unread.size());
+    put(stream, draft.unread);
     draft.state.base_address = 0;
     draft.state.base_stream = draft.state.phase == ReceivePhase::data
                                   ? draft.state.consumed + draft.state.remaining
@@ -442,10 +450,9 @@ void Restorer::write() {
         draft.record.split = transport::SplitBlock{};
     } else {
         draft.record.split.bytes = static_cast<std::uint32_t>(draft.split.size());
-        std::memcpy(reinterpret_cast<std::byte*>(&record) + transport::split_data_offset, draft.split.data(),
-                    draft.split.size());
+        put(reinterpret_cast<std::byte*>(&record) + transport::split_data_offset, draft.split);
     }
-    std::memcpy(draft.record.control, draft.control.data(), draft.control.size());
+    put(draft.record.control, draft.control);
     draft.record.receive.store(draft.state);
     draft.record.state = transport::ConnectionState::open;
     std::memcpy(static_cast<void*>(&record), &draft.record, sizeof record);

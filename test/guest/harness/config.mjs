@@ -36,7 +36,10 @@ export function oneDisk(device, options) {
 }
 
 /** The file's content for an offer: JSON, which is YAML. */
-export function renderConfig({ subsystems }, { address, port, discoveryPort, stateDirectory, rpcSocket }) {
+export function renderConfig(
+  { subsystems },
+  { address, advertise, port, discoveryPort, stateDirectory, rpcSocket },
+) {
   const devices = {};
   const rendered = {};
   for (const [name, { nqn, hosts, namespaces }] of Object.entries(subsystems)) {
@@ -50,7 +53,10 @@ export function renderConfig({ subsystems }, { address, port, discoveryPort, sta
     {
       version: 1,
       node: "guest-suite",
-      listen: [{ "nvme-tcp": `${address}:${port}` }, { discovery: `${address}:${discoveryPort}` }],
+      listen: [
+        { "nvme-tcp": `${address}:${port}`, advertise },
+        { discovery: `${address}:${discoveryPort}`, advertise },
+      ],
       state: stateDirectory,
       sockets: { rpc: rpcSocket },
       devices,

@@ -17,7 +17,7 @@ import {
 import { createServer } from "node:net";
 import { join } from "node:path";
 
-const BOOT_DEADLINE_MS = { kvm: 20_000, tcg: 120_000 };
+const BOOT_DEADLINE_MS = { kvm: 20_000, tcg: 300_000 };
 const COMMAND_DEADLINE_S = 60;
 const ANSWER_GRACE_MS = 10_000;
 

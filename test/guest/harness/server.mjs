@@ -66,6 +66,7 @@ export class Server {
     mkdirSync(stateDirectory, { recursive: true });
     const text = renderConfig(offer, {
       address: this.#network.listen,
+      advertise: this.#network.dial,
       port,
       discoveryPort,
       stateDirectory,

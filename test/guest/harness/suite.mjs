@@ -46,6 +46,7 @@ export class Suite {
       await suite.host.prepare();
     } catch (error) {
       console.log(guest.consoleTail());
+      suite.#failed = true;
       await suite.close();
       throw error;
     }

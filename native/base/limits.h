@@ -16,7 +16,7 @@ namespace limits {
 inline constexpr std::uint32_t connections_max = 2048;  // slots in the arena; configuration may allow fewer
 inline constexpr std::uint32_t controllers_max = 1024;  // slots in the arena
 inline constexpr std::uint32_t io_queues_per_controller_max = 64;
-inline constexpr std::uint32_t queue_entries_max = 1024;      // CAP.MQES + 1
+inline constexpr std::uint32_t queue_entries_max = 1024;  // CAP.MQES + 1
 // A slot is free once its response was sent; a quick host has used the queue entry again by then.
 inline constexpr std::uint32_t command_slots_max = 2 * queue_entries_max;
 inline constexpr std::uint32_t queue_entries_min = 2;         // NVMe over Fabrics: SQSIZE is at least 1
@@ -40,7 +40,7 @@ inline constexpr std::uint32_t max_h2c_data_bytes = 1u << 20;  // MAXH2CDATA in 
 // Per connection.
 inline constexpr std::uint32_t receive_buffer_bytes = (127 + KEEL_TEST_LAYOUT) * 1024;  // stream buffer
 inline constexpr std::uint32_t transmit_entries_max = 4096 * KEEL_TEST_LAYOUT;  // of the transmit queue
-inline constexpr std::uint32_t transmit_segments_per_send = 256;   // iovec entries of one sendmsg
+inline constexpr std::uint32_t transmit_segments_per_send = 256;  // iovec entries of one sendmsg
 
 // Controller.
 inline constexpr std::uint32_t async_event_requests_max = 4;   // AERL + 1

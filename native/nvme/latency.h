@@ -9,7 +9,7 @@
 namespace nvme {
 
 class LatencyHistogram {
-public:
+  public:
     static constexpr std::uint32_t buckets_per_octave = 8;
     static constexpr std::uint32_t octaves = 27;
     static constexpr std::uint32_t bucket_count = buckets_per_octave * octaves;
@@ -45,7 +45,7 @@ public:
     std::uint64_t sum_ns() const { return sum_; }
     std::uint64_t count(std::uint32_t bucket) const { return counts_[bucket]; }
 
-private:
+  private:
     std::array<std::uint64_t, bucket_count> counts_{};
     std::uint64_t total_ = 0;
     std::uint64_t sum_ = 0;

@@ -126,6 +126,7 @@ void Engine::build() {
     target_limits.connections_per_host = options_.connections_per_host_max;
     target_limits.connections = options_.connections_max;
     target_limits.io_queues_per_controller = options_.io_queues_per_controller_max;
+    target_limits.queue_entries = options_.max_queue_entries;
     target_limits.admission_deadline = options_.admission_timeout_ms * base::millisecond;
     target_->set_limits(target_limits);
     target_->set_event_sink([this](const nvme::TargetEvent& event) { hear(event); });

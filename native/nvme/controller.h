@@ -80,7 +80,7 @@ class Controller {
     // `command` is the Property Set, which a reset that it causes leaves alone.
     wire::Status property_set(std::uint32_t offset, bool eight_bytes, std::uint64_t value,
                               const Command* command);
-    static std::uint64_t capabilities();
+    std::uint64_t capabilities() const;
     // All features as after a Controller Level Reset.
     void reset_features();
     // Compares the temperature with the thresholds.

@@ -73,7 +73,7 @@ wire::DiscoveryLogEntry entry_at(std::string_view transport, std::string_view fa
                                   wire::treq::sq_flow_control_disable_supported.put(1));
     entry.portid = port_id;
     entry.cntlid = wire::cntlid_dynamic;
-    entry.asqsz = limits::queue_entries_max;
+    entry.asqsz = limits::admin_queue_entries_min;  // any queue_entries that may be configured is as large
     put_text(entry.trsvcid, service, ' ');
     put_text(entry.subnqn, nqn, '\0');
     put_text(entry.traddr, address, ' ');

@@ -102,7 +102,7 @@ std::optional<Refusal> check_common(QueuePair& queue, const Command& command, Co
     if (connect.recfmt != wire::connect_record_format) {
         return Refusal{wire::status::connect_incompatible_format, true, 0, "unknown record format"};
     }
-    if (connect.sqsize == 0 || connect.sqsize >= limits::queue_entries_max) {
+    if (connect.sqsize == 0 || connect.sqsize >= target.limits().queue_entries) {
         return invalid_in_command(offsetof(wire::ConnectCommand, sqsize), "queue size out of range");
     }
     const auto subsystem_nqn = name_in(data.subnqn);

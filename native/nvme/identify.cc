@@ -86,7 +86,7 @@ void fill_common(const Question& question, wire::IdentifyController& id) {
     id.lpa =
         wire::lpa::extended_data | wire::lpa::supported_log_pages | wire::lpa::commands_supported_and_effects;
     id.kas = keep_alive_granularity_100ms;
-    id.maxcmd = limits::queue_entries_max;
+    id.maxcmd = static_cast<std::uint16_t>(question.controller.target().limits().queue_entries);
     id.sgls = wire::sgls::supported.put(wire::sgls::supported_any_alignment) | wire::sgls::longer_than_data |
               wire::sgls::offset | wire::sgls::transport_data_block;
     put_text(id.subnqn, spec.nqn, '\0');

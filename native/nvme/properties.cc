@@ -15,8 +15,8 @@
 
 namespace nvme {
 
-std::uint64_t Controller::capabilities() {
-    return wire::cap::mqes.put(limits::queue_entries_max - 1) | wire::cap::cqr.put(1) |
+std::uint64_t Controller::capabilities() const {
+    return wire::cap::mqes.put(target_.limits().queue_entries - 1) | wire::cap::cqr.put(1) |
            wire::cap::to.put(ready_timeout_500ms) |
            wire::cap::css.put(wire::cap::css_nvm | wire::cap::css_io_command_sets) | wire::cap::crwms.put(1);
 }
@@ -34,16 +34,18 @@ namespace {
 struct PropertyRow {
     std::uint32_t offset;
     bool eight_bytes;
-    std::uint64_t (*get)(const ControllerRecord& record);
+    std::uint64_t (*get)(const Controller& controller);
 };
 
 constexpr PropertyRow rows[] = {
-    {wire::property::cap, true, [](const ControllerRecord&) { return Controller::capabilities(); }},
-    {wire::property::vs, false, [](const ControllerRecord&) { return std::uint64_t{controller_version}; }},
-    {wire::property::cc, false, [](const ControllerRecord& record) { return std::uint64_t{record.cc}; }},
-    {wire::property::csts, false, [](const ControllerRecord& record) { return std::uint64_t{record.csts}; }},
+    {wire::property::cap, true, [](const Controller& controller) { return controller.capabilities(); }},
+    {wire::property::vs, false, [](const Controller&) { return std::uint64_t{controller_version}; }},
+    {wire::property::cc, false,
+     [](const Controller& controller) { return std::uint64_t{controller.record().cc}; }},
+    {wire::property::csts, false,
+     [](const Controller& controller) { return std::uint64_t{controller.record().csts}; }},
     {wire::property::crto, false,
-     [](const ControllerRecord&) { return std::uint64_t{wire::crto::crwmt.put(ready_timeout_500ms)}; }},
+     [](const Controller&) { return std::uint64_t{wire::crto::crwmt.put(ready_timeout_500ms)}; }},
 };
 
 }  // namespace
@@ -58,7 +60,7 @@ void Controller::check_temperature() {
 bool Controller::property_get(std::uint32_t offset, bool eight_bytes, std::uint64_t& value) const {
     for (const PropertyRow& row : rows) {
         if (row.offset == offset && row.eight_bytes == eight_bytes) {
-            value = row.get(record_);
+            value = row.get(*this);
             return true;
         }
     }

@@ -76,6 +76,7 @@ struct TargetLimits {
     std::uint32_t connections_per_host = limits::connections_max;
     std::uint32_t connections = limits::connections_max;
     std::uint32_t io_queues_per_controller = limits::io_queues_per_controller_max;
+    std::uint32_t queue_entries = limits::queue_entries_max;  // of a submission queue: CAP.MQES + 1, MAXCMD
     base::Nanoseconds admission_deadline = 3 * base::second;
     base::Nanoseconds discovery_idle =
         120 * base::second;  // of discovery controllers without a keep alive timer

@@ -14,7 +14,7 @@ export function changeCases(suite) {
       );
       await target.apply(oneDisk(file(`${directory}/disk`, 96)));
       await host.waitFor(`[ "$(device_bytes ${device})" = ${96 << 20} ]`, {
-        deadlineS: 15,
+        deadlineS: 60,
         what: `${device} has grown to 96 MiB`,
       });
       await host.run(`set -e; dd if=/tmp/data of=${device} bs=1M seek=90 oflag=direct status=none; forget_cache ${device}
@@ -32,7 +32,7 @@ export function changeCases(suite) {
       );
       await target.apply(oneDisk(file(`${directory}/disk`, 512)));
       await host.waitFor(`[ "$(device_bytes ${device})" = ${512 << 20} ]`, {
-        deadlineS: 15,
+        deadlineS: 60,
         what: `${device} has grown`,
       });
       await host.run(
@@ -47,8 +47,8 @@ export function changeCases(suite) {
     async ({ host, target }) => {
       const first = await host.attach(NQN);
       await target.apply(offer({ disk: subsystem([ram(64), ram(32, 4096), ram(48)]) }));
-      const second = await host.device(NQN, 2, 15);
-      const third = await host.device(NQN, 3, 15);
+      const second = await host.device(NQN, 2, 60);
+      const third = await host.device(NQN, 3, 60);
       assert.equal(
         await host.run(`device_bytes ${second}; device_bytes ${third}`),
         `${32 << 20}\n${48 << 20}`,
@@ -58,7 +58,7 @@ export function changeCases(suite) {
       const fewer = offer({ disk: subsystem([ram(64), ram(32, 4096), ram(48)]) });
       fewer.subsystems.disk.namespaces.delete(2);
       await target.apply(fewer);
-      await host.waitFor(`! namespace_device ${NQN} 2`, { deadlineS: 15, what: "namespace 2 is gone" });
+      await host.waitFor(`! namespace_device ${NQN} 2`, { deadlineS: 60, what: "namespace 2 is gone" });
       await host.run(
         `dd if=${first} of=/dev/null bs=1M count=4 iflag=direct status=none; dd if=${third} of=/dev/null bs=1M count=4 iflag=direct status=none`,
       );
@@ -71,7 +71,7 @@ export function changeCases(suite) {
     async ({ host, target }) => {
       await host.connect(NQN);
       await target.apply(oneDisk(ram(64)));
-      await host.device(NQN, 1, 15);
+      await host.device(NQN, 1, 60);
     },
   );
 
@@ -95,9 +95,9 @@ export function changeCases(suite) {
       );
       for (let round = 0; round < 5; round++) {
         await target.apply(offer({ disk: subsystem([ram(128), ram(32)]) }));
-        await host.device(NQN, 2, 15);
+        await host.device(NQN, 2, 60);
         await target.apply(offer({ disk: subsystem([ram(128)]) }));
-        await host.waitFor(`! namespace_device ${NQN} 2`, { deadlineS: 15, what: "namespace 2 is gone" });
+        await host.waitFor(`! namespace_device ${NQN} 2`, { deadlineS: 60, what: "namespace 2 is gone" });
       }
       const { status, stdout, stderr } = await load.done;
       assert.equal(status, 0, stdout + stderr);

@@ -86,7 +86,7 @@ export function discoveryCases(suite) {
         offer({ disk: subsystem([ram(64)]), other: subsystem([ram(64)], { nqn: OTHER_NQN }) }),
       );
       await host.waitFor("grep -q NVME_AEN=0x70f002 /tmp/uevents", {
-        deadlineS: 10,
+        deadlineS: 60,
         what: "the discovery log change event arrived",
       });
       const records = (await host.json(`discover -d ${controller}`)).records;

@@ -18,8 +18,8 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 
 const BOOT_DEADLINE_MS = { kvm: 20_000, tcg: 300_000 };
-const COMMAND_DEADLINE_S = 60;
-const ANSWER_GRACE_MS = 10_000;
+const COMMAND_DEADLINE_S = 120;
+const ANSWER_GRACE_MS = 30_000;
 
 /** A command in the guest ended with another status than 0. */
 export class CommandFailed extends Error {
@@ -289,7 +289,7 @@ export class Guest {
   }
 
   /** Repeats a script until it succeeds. */
-  async waitFor(script, { deadlineS = 30, what = script } = {}) {
+  async waitFor(script, { deadlineS = 60, what = script } = {}) {
     await this.run(`until { ${script}\n} >/dev/null 2>&1; do sleep 0.1; done`, { deadlineS }).catch(
       (error) => {
         if (error instanceof CommandFailed) throw new Error(`not so within ${deadlineS} s: ${what}`);

@@ -138,7 +138,7 @@ export class NvmeHost {
     await this.run(`echo -n '${options.join(",")}' >/dev/nvme-fabrics`);
   }
 
-  async waitLive(controller, deadlineS = 30) {
+  async waitLive(controller, deadlineS = 60) {
     await this.waitFor(`[ "$(cat /sys/class/nvme/${controller}/state)" = live ]`, {
       deadlineS,
       what: `${controller} is live`,
@@ -146,7 +146,7 @@ export class NvmeHost {
   }
 
   /** The block device of a namespace, once it is there. */
-  async device(nqn, nsid = 1, deadlineS = 30) {
+  async device(nqn, nsid = 1, deadlineS = 60) {
     const script = `. ${PRELUDE_PATH}; until namespace_device ${nqn} ${nsid}; do sleep 0.05; done`;
     const result = await this.#guest.try(script, { deadlineS });
     if (result.status !== 0)

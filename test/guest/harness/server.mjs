@@ -9,9 +9,9 @@ import { renderConfig } from "./config.mjs";
 import { withDeadline } from "./guest.mjs";
 
 const KEEL = fileURLToPath(new URL("../../../bin/keel.mjs", import.meta.url));
-const READY_DEADLINE_MS = 20_000;
-const STOP_DEADLINE_MS = 10_000;
-const CLI_DEADLINE_MS = 20_000;
+const READY_DEADLINE_MS = 60_000;
+const STOP_DEADLINE_MS = 30_000;
+const CLI_DEADLINE_MS = 60_000;
 
 /** Two TCP ports that nobody uses where the server will listen. */
 function freePorts(network) {

@@ -16,7 +16,7 @@ import { runLogged, StepFailed, step } from "../scripts/step.mjs";
 import { chooseCases } from "./cases.mjs";
 import { measureIdle, printIdle } from "./idle.mjs";
 import { printRatios, printTable, summarize } from "./report.mjs";
-import { availableSubjects } from "./subjects.mjs";
+import { availableSubjects, prepareFile } from "./subjects.mjs";
 import { busySeconds, cpuSeconds, machine, residentBytes } from "./system.mjs";
 
 const foreignShareMax = 0.06;
@@ -199,6 +199,7 @@ async function main() {
   const rows = [];
   let idle = null;
   try {
+    if (!existed && cases.some(({ device }) => device === "file")) prepareFile(filePath);
     if (options.idle) {
       idle = await measureIdle({ filePath, seconds: Math.max(limits.seconds, 10) });
       printIdle(idle);

@@ -15,7 +15,8 @@
 //                                      p9999_us, after a warm-up of a second.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -81,6 +82,15 @@ async function stopChild(child, exited) {
   clearTimeout(timer);
 }
 
+/** The file that subjects share, written in full: every read and write finds its blocks allocated. */
+export function prepareFile(path) {
+  const part = randomBytes(1024 * 1024);
+  const file = openSync(path, "w");
+  for (let written = 0; written < sizeBytes; written += part.length) writeSync(file, part);
+  fsyncSync(file);
+  closeSync(file);
+}
+
 export function freePort() {
   return new Promise((resolve, reject) => {
     const probe = createServer();
@@ -107,8 +117,8 @@ function loadClient(port, nqn, spec, { seconds, warmup }) {
     ...["--seconds", seconds, "--warmup", warmup].map(String),
     ...(spec.sequential ? ["--sequential"] : []),
     ...(spec.digests ? ["--header-digest", "--data-digest"] : []),
-    // Memory and files are written once, so that no repetition measures their first use.
-    ...(spec.device !== "null" ? ["--fill"] : []),
+    // Memory is written once, so that no repetition measures its first use; for the file see prepareFile.
+    ...(spec.device === "ram" ? ["--fill"] : []),
     "--progress",
   ]);
 }

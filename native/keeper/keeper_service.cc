@@ -21,9 +21,9 @@ constexpr base::Nanoseconds memory_check_interval = 60 * base::second;
 constexpr base::Nanoseconds fork_retry = base::second;
 constexpr base::Nanoseconds ended_check_first = base::second;
 
-// Exit codes after which starting again cannot help: wrong usage or configuration (2), and what a shell
-// answers if a command cannot be run.
-constexpr int hopeless_codes[] = {2, 126, 127};
+// Exit codes after which starting again cannot help: wrong usage or configuration (2), a port or state
+// directory that belongs to somebody else (4), and what a shell answers if a command cannot be run.
+constexpr int hopeless_codes[] = {2, 4, 126, 127};
 
 }  // namespace
 

@@ -2,7 +2,7 @@
 // The moments of the kills are random; EVENKEEL_SEED repeats a run's.
 import assert from "node:assert/strict";
 import { setTimeout as delay } from "node:timers/promises";
-import { file, NQN, oneDisk, ram } from "../harness/config.mjs";
+import { file, NQN, offer, oneDisk, ram, subsystem } from "../harness/config.mjs";
 import { fioCommand, fioResult } from "../harness/fio.mjs";
 
 /**
@@ -109,13 +109,13 @@ export function restartCases(suite) {
   }
 
   suite.case(
-    "an idle host does not notice that the server is killed",
+    "a host that is idle for a minute does not notice that the server is killed",
     { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE] },
     async (context) => {
       const { host, target, kernelLog, t } = context;
       const path = await host.attach(NQN, { keepAliveS: 3 });
       const connected = await kernelLog.mark();
-      const idle = host.start("sleep 12", { deadlineS: 60 });
+      const idle = host.start("sleep 60", { deadlineS: 120 });
       const kills = await killUntil(target, idle.done, t);
       await host.run(`dd if=${path} of=/dev/null bs=4k count=1 iflag=direct status=none`);
       t.diagnostic(`${kills} kills`);
@@ -174,6 +174,77 @@ export function restartCases(suite) {
       await host.run(
         `dd if=$(namespace_device ${NQN} 1) of=/dev/null bs=4k count=4 iflag=direct status=none`,
       );
+    },
+  );
+
+  suite.case(
+    "discovery succeeds while the server is killed",
+    { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE] },
+    async ({ host, target, t }) => {
+      const rounds = host.start(
+        `set -e; for round in $(seq 12); do ${host.discoverCommand()} | grep -q ${NQN}; done`,
+        { deadlineS: 120 },
+      );
+      const kills = await killUntil(target, rounds.done, t);
+      const { status, stdout, stderr } = await rounds.done;
+      t.diagnostic(`${kills} kills`);
+      assert.equal(status, 0, stdout + stderr);
+    },
+  );
+
+  suite.case(
+    "namespaces come and go while the server is killed",
+    { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE] },
+    async (context) => {
+      const { host, target, kernelLog, t } = context;
+      await host.attach(NQN);
+      const connected = await kernelLog.mark();
+      const one = oneDisk(ram(64));
+      const two = offer({ disk: subsystem([ram(64), ram(32, 4096)]) });
+      for (let round = 0; round < 4; round++) {
+        await target.apply(two);
+        await target.crash();
+        const second = await host.device(NQN, 2, 60);
+        await host.run(`dd if=${second} of=/dev/null bs=4k count=4 iflag=direct status=none`);
+        await target.apply(one);
+        await target.crash();
+        await host.waitFor(`! namespace_device ${NQN} 2 >/dev/null`, {
+          deadlineS: 60,
+          what: "namespace 2 is gone",
+        });
+      }
+      t.diagnostic("8 kills");
+      await assertUnnoticed(context, connected);
+    },
+  );
+
+  suite.case(
+    "64 connections go on when the server is killed",
+    { config: oneDisk(ram(64)), keeper: true, allow: [LATE_KEEP_ALIVE] },
+    async (context) => {
+      const { host, target, kernelLog, t } = context;
+      const path = await host.attach(NQN, { queues: 1 });
+      for (let more = 1; more < 32; more++) await host.connectDuplicate(NQN);
+      const { connections } = await target.json("status");
+      assert.ok(connections.length >= 64, `${connections.length} connections`);
+      const connected = await kernelLog.mark();
+      const load = host.start(
+        fioCommand(path, {
+          rw: "randwrite",
+          bs: "4k",
+          size: "32m",
+          verify: "crc32c",
+          verify_fatal: 1,
+          do_verify: 1,
+        }),
+        { deadlineS: 120 },
+      );
+      const kills = await killUntil(target, load.done, t);
+      const { status, stdout, stderr } = await load.done;
+      assert.equal(status, 0, stdout + stderr);
+      await target.crash();
+      t.diagnostic(`${kills + 1} kills, ${connections.length} connections`);
+      await assertUnnoticed(context, connected);
     },
   );
 }

@@ -86,6 +86,12 @@ export class NvmeHost {
     return JSON.parse(text);
   }
 
+  /** `nvme discover` for people, as a command. */
+  discoverCommand() {
+    const { address, port } = this.#place().discovery;
+    return `nvme discover -t tcp -a ${address} -s ${port} -q ${HOST_NQN} -I ${HOST_ID}`;
+  }
+
   /** The discovery log's records. */
   async discover({ hostNqn = HOST_NQN, hostId = HOST_ID, place = this.#place().discovery } = {}) {
     const command = `discover -t tcp -a ${place.address} -s ${place.port} -q ${hostNqn} -I ${hostId}`;

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -44,7 +45,7 @@ inline std::uint64_t seed() {
 class Load {
   public:
     Load(std::uint16_t port, std::uint32_t nsid, bool digests, std::uint32_t io_bytes, std::uint16_t queues,
-         std::uint16_t depth, std::uint64_t range_bytes) {
+         std::uint16_t depth, std::uint64_t range_bytes, std::optional<std::uint64_t> range_offset = {}) {
         options_.target.address = "127.0.0.1";
         options_.target.port = port;
         options_.target.subnqn = subsystem_nqn;
@@ -63,7 +64,7 @@ class Load {
         options_.seconds = 0;
         options_.count = ~std::uint64_t{0};
         options_.range_bytes = range_bytes;
-        options_.range_offset = digests ? 32ull << 20 : 0;
+        options_.range_offset = range_offset.value_or(digests ? 32ull << 20 : 0);
         options_.flush_every = 64;
         options_.seed = seed() + nsid * 7919 + io_bytes;
         options_.pause_threshold_ms = 1;

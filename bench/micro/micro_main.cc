@@ -7,6 +7,8 @@
 
 #include <cstdio>
 #include <cstring>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -21,7 +23,7 @@
 namespace {
 
 constexpr std::size_t large_bytes = std::size_t{512} << 20;
-constexpr std::size_t block = 4096;
+constexpr std::size_t block_bytes = 4096;
 
 std::span<std::byte> map_memory(std::size_t bytes) {
     void* const memory =
@@ -66,7 +68,7 @@ int main(int argc, char** argv) {
 
     std::vector<std::byte> data(128 * 1024, std::byte{7});
     std::uint32_t sink = 0;
-    for (const std::size_t bytes : {std::size_t{24}, std::size_t{72}, block, std::size_t{128} * 1024}) {
+    for (const std::size_t bytes : {std::size_t{24}, std::size_t{72}, block_bytes, std::size_t{128} * 1024}) {
         const std::string name = "crc32c-" + std::to_string(bytes);
         run(name, word, bytes, [&] { sink += base::crc32c({data.data(), bytes}); });
     }
@@ -86,14 +88,15 @@ int main(int argc, char** argv) {
     const std::span<std::byte> pool_memory = map_memory(128ull << 20);
     reactor::BufferPool pool(pool_memory);
     run("buffer-pool", word, 0, [&] {
-        const auto buffer = pool.allocate(block);
-        pool.release(*buffer, block);
+        const auto buffer = pool.allocate(block_bytes);
+        pool.release(*buffer, block_bytes);
     });
 
     const std::span<std::byte> large = map_memory(large_bytes);
-    const auto place = [&] { return large.data() + random.below(large_bytes / block) * block; };
-    run("copy-to-cold-4096", word, block, [&] { std::memcpy(place(), data.data(), block); });
-    run("copy-from-cold-4096", word, block, [&] { std::memcpy(data.data(), place(), block); });
-    run("copy-in-cache-4096", word, block, [&] { std::memcpy(data.data() + 2 * block, data.data(), block); });
+    const auto place = [&] { return large.data() + random.below(large_bytes / block_bytes) * block_bytes; };
+    run("copy-to-cold-4096", word, block_bytes, [&] { std::memcpy(place(), data.data(), block_bytes); });
+    run("copy-from-cold-4096", word, block_bytes, [&] { std::memcpy(data.data(), place(), block_bytes); });
+    run("copy-in-cache-4096", word, block_bytes,
+        [&] { std::memcpy(data.data() + 2 * block_bytes, data.data(), block_bytes); });
     return sink == 1 ? 1 : 0;
 }

@@ -70,7 +70,7 @@ void serve(const std::string& description) {
     auto made = engine::Engine::make(options);
     must(made, "engine");
     auto* engine = made.take().release();
-    engine->start([control = kept.control](engine::Event&& event) {
+    engine->start([](engine::Event&& event) {
         if (event.kind == engine::Event::Kind::connect) {
             return;  // no admission hook is wanted here, but the sink brings one: see below
         }

@@ -73,7 +73,7 @@ wire::DiscoveryLogEntry entry_at(std::string_view transport, std::string_view fa
                                   wire::treq::sq_flow_control_disable_supported.put(1));
     entry.portid = port_id;
     entry.cntlid = wire::cntlid_dynamic;
-    entry.asqsz = limits::admin_queue_entries_min;  // any queue_entries that may be configured is as large
+    entry.asqsz = limits::queue_entries_max;
     put_text(entry.trsvcid, service, ' ');
     put_text(entry.subnqn, nqn, '\0');
     put_text(entry.traddr, address, ' ');
@@ -110,7 +110,8 @@ class Digest {
 }  // namespace
 
 DiscoveryView::DiscoveryView(const Target& target, std::string_view host_nqn, const Endpoint& endpoint)
-    : referrals_(target.referrals()) {
+    : referrals_(target.referrals()),
+      queue_entries_(static_cast<std::uint16_t>(target.limits().queue_entries)) {
     for (ListenerInfo listener : target.listeners()) {
         if (is_wildcard(listener)) {
             // The address by which this host came is one that works for it.
@@ -146,6 +147,7 @@ wire::DiscoveryLogEntry DiscoveryView::entry(std::uint64_t index) const {
         wire::DiscoveryLogEntry own = entry_at(discovery_listeners_[index], wire::discovery_nqn,
                                                wire::SubsystemType::current_discovery);
         const std::uint16_t duplicates = discovery_listeners_.size() > 1 ? 1 : 0;
+        own.asqsz = queue_entries_;
         own.eflags = static_cast<std::uint16_t>(
             wire::discovery_eflags::explicit_persistent_connection_support.put(1) |
             wire::discovery_eflags::duplicate_returned_information.put(duplicates));
@@ -154,8 +156,11 @@ wire::DiscoveryLogEntry DiscoveryView::entry(std::uint64_t index) const {
     index -= discovery_listeners_.size();
     const std::uint64_t of_subsystems = std::uint64_t{subsystems_.size()} * listeners_.size();
     if (index < of_subsystems) {
-        return entry_at(listeners_[index % listeners_.size()], subsystems_[index / listeners_.size()]->nqn(),
-                        wire::SubsystemType::nvm);
+        wire::DiscoveryLogEntry of_subsystem =
+            entry_at(listeners_[index % listeners_.size()], subsystems_[index / listeners_.size()]->nqn(),
+                     wire::SubsystemType::nvm);
+        of_subsystem.asqsz = queue_entries_;
+        return of_subsystem;
     }
     index -= of_subsystems;
     EK_CHECK(index < referrals_.size(), "a discovery entry beyond the last one");

@@ -23,6 +23,7 @@ class DiscoveryView {
 
   private:
     const std::vector<Referral>& referrals_;
+    std::uint16_t queue_entries_;                    // ASQSZ
     std::vector<ListenerInfo> discovery_listeners_;  // with the wildcards replaced
     std::vector<ListenerInfo> listeners_;            // those that serve subsystems
     std::vector<const Subsystem*> subsystems_;       // that the host may use

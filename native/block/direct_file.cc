@@ -117,7 +117,8 @@ void DirectFile::closing_checked() {
 }
 
 void DirectFile::close_checked(std::function<void()> closed) {
-    medium_.descriptor.reset();  // and with it the lock
+    lock_.release(descriptor());
+    medium_.descriptor.reset();
     environment_.reactor.post(std::move(closed));
 }
 

@@ -47,6 +47,14 @@ void FileLock::retry() {
     settled_(result);
 }
 
+void FileLock::release(int descriptor) {
+    stop();
+    if (held_) {
+        flock(descriptor, LOCK_UN);
+        held_ = false;
+    }
+}
+
 LockHolder find_lock_holder(int descriptor) {
     LockHolder holder{0, "a process that has ended and whose last I/O is still under way"};
     struct stat status {};

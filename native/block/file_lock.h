@@ -25,6 +25,9 @@ class FileLock {
     // Tries again and again, first after 1 ms, then ever less often, at least every 50 ms.
     void wait(int descriptor);
     void stop() { timer_.stop(); }
+    // Gives the lock back although the kernel may still hold the file for a moment: a worker of the ring lets
+    // go of it only after its completion has been seen. For a caller whose I/O has all completed.
+    void release(int descriptor);
     bool held() const { return held_; }
 
   private:

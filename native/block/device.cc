@@ -86,6 +86,11 @@ void Device::submit(Request& request) {
     submit_checked(request);
 }
 
+void Device::command(const Command& command, CommandDone done) {
+    done(base::Error{"E_NOT_SUPPORTED", "device \"" + name_ + "\" (" + kind_ + ") cannot be asked to \"" +
+                                            command.verb + "\"; that is for other kinds"});
+}
+
 void Device::cancel(Request& request) {
     EK_CHECK(request.phase == Request::Phase::submitted && request.device == this,
              "cancels a request that this device does not have");

@@ -10,8 +10,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/result.h"
@@ -20,7 +23,7 @@
 namespace block {
 
 struct Description {
-    std::uint64_t size_bytes = 0;      // a multiple of block_bytes
+    std::uint64_t size_bytes = 0;      // a multiple of block_bytes; 0: not known yet
     std::uint32_t block_bytes = 4096;  // logical block: 512 or 4096
     std::uint32_t physical_block_bytes = 4096;
     std::uint32_t optimal_io_bytes = 0;  // 0: no preference
@@ -41,6 +44,17 @@ struct MemoryReference {
     std::uint16_t region = 0;
     std::uint64_t offset = 0;
 };
+
+// What only one kind has to tell, for people and metrics: keys in snake_case, a repeated part's name between
+// dots ("leg.left.dirty_bytes").
+using Details = std::vector<std::pair<std::string, std::variant<std::string, std::uint64_t>>>;
+
+// An operation that only one kind knows; the kind's head comment lists its verbs.
+struct Command {
+    std::string verb;
+    std::map<std::string, std::string> arguments;
+};
+using CommandDone = std::function<void(base::Result<void>)>;
 
 struct Counters {                     // since the start of this process
     std::uint64_t completed[5] = {};  // by Action
@@ -100,6 +114,13 @@ class Device {
         std::string reason;
     };
     virtual Health health() const { return {}; }
+
+    // What the medium is, as far as it tells ("uuid.…", "nguid.…"): another one under the same address is
+    // noticed. Empty: it has none, or is not known yet.
+    virtual std::string identity() const { return {}; }
+    virtual void tell(Details& details) const { (void)details; }
+    // Answers once, from within or later. E_NOT_SUPPORTED: not a verb of this kind.
+    virtual void command(const Command& command, CommandDone done);
 
   protected:
     friend class Claim;

@@ -2,6 +2,7 @@
 // field has its final value. The table of kinds in block/kinds.cc says which kind reads which field.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,9 +17,66 @@
 
 namespace block {
 
+// A part of a volume: a range of another device.
+struct PartSpec {
+    std::string device;
+    std::uint64_t start_bytes = 0;  // linear: where in the part's device the range begins
+    std::uint64_t size_bytes = 0;   // linear: 0: from the start to the end of the device
+};
+
+struct MirrorSpec {
+    std::array<std::uint8_t, 16> volume{};  // identity of the volume: a leg of another one is foreign
+    std::uint32_t region_bytes = 0;         // one bit of the dirty bitmap; 0: chosen by the size
+    bool checksums = false;                 // CRC32C per block, kept on each leg
+    bool assume_clean = false;  // legs that are all empty are taken as equal: nothing is copied at first
+    // What becomes of requests when no leg that is up to date is left.
+    enum class WhenLost : std::uint8_t { fail, freeze } when_lost = WhenLost::freeze;
+    std::uint64_t resync_bytes_per_second = 0;  // 0: as fast as the legs allow
+};
+
+struct RemoteSpec {
+    std::vector<std::string> addresses;  // "10.0.0.9:4420", "[fd00::9]:4420": tried in turn
+    std::string subnqn;
+    std::string hostnqn;
+    std::array<std::uint8_t, 16> hostid{};
+    std::uint32_t nsid = 1;
+    bool header_digest = false;
+    bool data_digest = false;
+    std::uint16_t io_queues = 1;
+    std::uint16_t depth = 128;
+    std::uint32_t kato_ms = 5000;
+    std::uint32_t ping_ms = 1000;        // idle for so long: ask whether it is still there
+    std::uint32_t timeout_ms = 5000;     // an answer that takes longer ends the connection
+    std::uint64_t deadline_ms = 60'000;  // a request is sent again for so long after it came; then:
+    enum class WhenLost : std::uint8_t { fail, freeze } when_lost = WhenLost::fail;
+};
+
+struct TcmuSpec {
+    std::string handler;        // the subtype: "qcow", "rbd", "file", "ram"
+    std::string library;        // path of the handler's shared object; empty: looked for by its subtype
+    std::string configuration;  // what follows the subtype in the handler's configuration string
+    std::uint32_t timeout_ms =
+        30'000;  // a request without an answer for so long: the helper is started again
+    enum class WhenLost : std::uint8_t { resend, fail } when_lost = WhenLost::resend;
+};
+
+struct MigrationSpec {
+    std::string source;  // devices, made before
+    std::string destination;
+    std::uint64_t bytes_per_second = 0;  // 0: as fast as both allow
+};
+
+// What was found out when the device was first opened, given back at each later start: a device whose medium
+// is not reachable then has its size all the same, and recognises another medium when it comes.
+struct KnownFacts {
+    std::uint64_t size_bytes = 0;  // 0: never seen
+    std::uint32_t block_bytes = 0;
+    std::string identity;  // of the medium, as `Device::identity` told it; empty: none
+};
+
 struct DeviceSpec {
     std::string name;              // unique in the server
-    std::string kind;              // "ram", "file", "blockdev", "null", "delay", "error"
+    std::string kind;              // one of the table in block/kinds.cc
     std::uint64_t size_bytes = 0;  // ram, null; file: 0 takes the file's size, else created or grown to this
     std::uint32_t block_bytes = 4096;  // 512 or 4096
     bool read_only = false;
@@ -39,6 +97,16 @@ struct DeviceSpec {
     std::uint64_t error_offset = 0;
     std::uint64_t error_length = 0;  // 0: to the end
     std::uint64_t error_count = 0;
+    std::vector<PartSpec> parts;    // linear, stripe, mirror
+    std::uint64_t chunk_bytes = 0;  // stripe
+    MirrorSpec mirror;              // mirror
+    RemoteSpec remote;              // nvme
+    TcmuSpec tcmu;                  // tcmu
+    MigrationSpec migration;        // migration
+    // ram: the name under which its memory is kept, where that is not the device's (it was renamed).
+    std::string memory_name;
+    KnownFacts known;
+    bool suspended = false;  // begins suspended
 };
 
 // Memory that a device lives in and that outlives the process; given out by the engine.

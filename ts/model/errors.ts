@@ -78,6 +78,12 @@ export const errorTable = {
     fix: "remove what the message names first",
     exit: 4,
   },
+  E_NOT_SUPPORTED: {
+    text: "this kind of object cannot do that",
+    cause: "the operation belongs to another kind of device",
+    fix: "keel ls devices shows the kinds; keel help names the operations of each",
+    exit: 2,
+  },
   E_DATA_LOSS: {
     text: "refused because data could be lost",
     cause: "the change removes or shrinks a device whose content exists nowhere else",

@@ -1,5 +1,5 @@
 // Benchmarks: npm run bench -- [word …] [--seconds N] [--reps N] [--subjects a,b] [--json FILE] [--file PATH]
-//                              [--patience N] [--realtime] [--idle] [--list]
+//                              [--patience N] [--realtime] [--idle] [--pause] [--list]
 //
 // Cases whose name contains every word are measured (cases.mjs), each against all subjects (subjects.mjs), interleaved:
 // one repetition of each subject in turn, each with a server of its own. CPU time is that of the server's whole process
@@ -15,6 +15,7 @@ import { parseArgs } from "node:util";
 import { runLogged, StepFailed, step } from "../scripts/step.mjs";
 import { chooseCases } from "./cases.mjs";
 import { measureIdle, printIdle } from "./idle.mjs";
+import { measurePauses } from "./pause.mjs";
 import { printRatios, printTable, summarize } from "./report.mjs";
 import { availableSubjects, prepareFile } from "./subjects.mjs";
 import { busySeconds, cpuSeconds, machine, residentBytes } from "./system.mjs";
@@ -34,6 +35,8 @@ const { values: options, positionals: words } = parseArgs({
     json: { type: "string" },
     file: { type: "string", default: join(tmpdir(), `keel-bench-${process.pid}.img`) },
     idle: { type: "boolean", default: false },
+    pause: { type: "boolean", default: false },
+    repetitions: { type: "string", default: "50" },
     list: { type: "boolean", default: false },
     "no-build": { type: "boolean", default: false },
   },
@@ -167,7 +170,7 @@ function build() {
 }
 
 async function main() {
-  const cases = chooseCases(words);
+  const cases = options.pause ? [] : chooseCases(words);
   const limits = { seconds: numberOf("seconds"), reps: numberOf("reps"), patience: numberOf("patience") };
   if (options.realtime) process.env.EVENKEEL_BENCH_REALTIME = "1";
   const wanted = options.subjects?.split(",") ?? null;
@@ -179,7 +182,7 @@ async function main() {
     for (const { name } of cases) console.log(name);
     return;
   }
-  if (cases.length === 0 && !options.idle) {
+  if (cases.length === 0 && !options.idle && !options.pause) {
     console.error(`no case has all of these words: ${words.join(" ")} (--list shows them)`);
     process.exitCode = 2;
     return;
@@ -198,11 +201,15 @@ async function main() {
   const existed = existsSync(filePath);
   const rows = [];
   let idle = null;
+  let pauses = null;
   try {
     if (!existed && cases.some(({ device }) => device === "file")) prepareFile(filePath);
     if (options.idle) {
       idle = await measureIdle({ filePath, seconds: Math.max(limits.seconds, 10) });
       printIdle(idle);
+    }
+    if (options.pause) {
+      pauses = await measurePauses({ repetitions: numberOf("repetitions"), words });
     }
     for (const spec of options.idle && words.length === 0 ? [] : cases) {
       const results = await measureCase(
@@ -218,7 +225,7 @@ async function main() {
       if (options.json) {
         writeFileSync(
           options.json,
-          `${JSON.stringify({ machine: about, ...limits, idle, rows }, null, 1)}\n`,
+          `${JSON.stringify({ machine: about, ...limits, idle, pauses, rows }, null, 1)}\n`,
         );
       }
     }
@@ -230,7 +237,10 @@ async function main() {
     printRatios(rows);
   }
   if (options.json) {
-    writeFileSync(options.json, `${JSON.stringify({ machine: about, ...limits, idle, rows }, null, 1)}\n`);
+    writeFileSync(
+      options.json,
+      `${JSON.stringify({ machine: about, ...limits, idle, pauses, rows }, null, 1)}\n`,
+    );
   }
 }
 

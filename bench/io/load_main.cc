@@ -237,9 +237,12 @@ void print_result(const LoadResult& result) {
 }
 
 void print_progress(const LoadProgress& progress) {
-    std::fprintf(stderr, "{\"seconds\": %.3f, \"completed\": %llu, \"errors\": %llu, \"phase\": \"%s\"}\n",
+    std::fprintf(stderr,
+                 "{\"seconds\": %.3f, \"completed\": %llu, \"errors\": %llu, \"phase\": \"%s\", "
+                 "\"longest_latency_ms\": %.3f, \"longest_gap_ms\": %.3f}\n",
                  progress.seconds, static_cast<unsigned long long>(progress.completed),
-                 static_cast<unsigned long long>(progress.errors), progress.phase);
+                 static_cast<unsigned long long>(progress.errors), progress.phase,
+                 progress.longest_latency_ms, progress.longest_gap_ms);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "base/check.h"
 #include "block/initiator/histogram.h"
@@ -228,6 +229,8 @@ class Load final : private ControllerOwner {
     std::uint64_t completed_ = 0;
     CpuTime cpu_at_start_;
     std::uint64_t longest_gap_ = 0;
+    std::uint64_t latest_gap_ = 0;      // the longest since the last report of progress
+    std::uint64_t latest_latency_ = 0;  // likewise
     Histogram all_, reads_, writes_, flushes_;
 };
 
@@ -564,9 +567,9 @@ void Load::measure(const Io& io, base::Nanoseconds now) {
     if (phase_ != Phase::measuring && phase_ != Phase::draining) {
         return;
     }
-    if (gap > longest_gap_) {
-        longest_gap_ = gap;
-    }
+    longest_gap_ = std::max(longest_gap_, gap);
+    latest_gap_ = std::max(latest_gap_, gap);
+    latest_latency_ = std::max(latest_latency_, now - io.issued_at);
     if (gap >= options_.pause_threshold_ms * base::millisecond && result_.pauses_ms.size() < pauses_max) {
         result_.pauses_ms.push_back(static_cast<double>(gap) / 1e6);
     }
@@ -640,8 +643,9 @@ void Load::watch() {
         stopping_ = true;
     }
     if (options_.progress) {
-        options_.progress(
-            {static_cast<double>(now - begun_at_) / 1e9, completed_, result_.errors, name_of(phase_)});
+        options_.progress({static_cast<double>(now - begun_at_) / 1e9, completed_, result_.errors,
+                           name_of(phase_), static_cast<double>(std::exchange(latest_latency_, 0)) / 1e6,
+                           static_cast<double>(std::exchange(latest_gap_, 0)) / 1e6});
     }
     if (outstanding_ != 0 && phase_ != Phase::leaving &&
         static_cast<double>(now - std::min(now, last_completion_)) / 1e9 > options_.stall_timeout_seconds) {

@@ -22,6 +22,8 @@ struct LoadProgress {
     std::uint64_t completed = 0;  // I/Os since the start
     std::uint64_t errors = 0;
     const char* phase = "";
+    double longest_latency_ms = 0;  // of what completed since the last report
+    double longest_gap_ms = 0;      // between two completions since then
 };
 
 struct LoadOptions {

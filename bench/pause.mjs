@@ -1,0 +1,251 @@
+// How long hosts wait when the server is replaced: the real server under its keeper with a RAM disk that has been
+// written in full, and keel-load with 128 commands outstanding on each of its connections. The server is killed with a
+// warm standby beside it, killed without one, and replaced as planned; each again and again.
+//
+// What counts is what the client sees: the longest time without any completion, and the longest latency of one
+// command, of all that completed from the death until a while after. The parts come from the server's own records.
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { clientOnCore, freePort, keelConfiguration, nqnOf, program, realtime, root } from "./subjects.mjs";
+
+const deadlineMs = 60_000;
+const depth = 128;
+const connectionCounts = [1, 16, 256];
+const queuesPerController = 64;
+/** After a replacement the client reports what it saw at least this long (it does so five times a second). */
+const settleMs = 700;
+
+export const pauseKinds = ["crash with standby", "crash", "upgrade"];
+
+const median = (values) => {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+
+async function until(what, probe) {
+  const end = performance.now() + deadlineMs;
+  for (;;) {
+    const value = await probe();
+    if (value) return value;
+    if (performance.now() > end) throw new Error(`waited ${deadlineMs} ms in vain for ${what}`);
+    await sleep(5);
+  }
+}
+
+/** One request to the control socket on a connection of its own; null if nobody answers. */
+function ask(path, method, params = {}) {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    let text = "";
+    socket.setTimeout(5_000, () => socket.destroy());
+    socket.setEncoding("utf8");
+    socket.on("error", () => resolve(null));
+    socket.on("close", () => resolve(null));
+    socket.on("data", (chunk) => {
+      text += chunk;
+      if (!text.endsWith("\n")) return;
+      resolve(JSON.parse(text).result ?? null);
+      socket.destroy();
+    });
+    socket.write(JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }));
+  });
+}
+
+class KeptServer {
+  static async start(standby) {
+    const server = new KeptServer();
+    server.directory = mkdtempSync(join(tmpdir(), "keel-pause-"));
+    server.port = await freePort();
+    const configuration = join(server.directory, "keel.yaml");
+    writeFileSync(configuration, keelConfiguration(server.port, server.directory, null));
+    const command = [process.execPath, join(root, "bin/keel.mjs"), "serve", "--config", configuration];
+    const options = [`--standby=${standby ? "on" : "off"}`, "--standby-delay=0.05", "--short-life=0"];
+    // Not on one core: the standby starts beside the server.
+    const words = [...realtime(), join(root, "build/Release/keel-keeper"), ...options, "--", ...command];
+    server.keeper = spawn(words[0], words.slice(1), {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    server.log = "";
+    server.keeper.stderr.setEncoding("utf8").on("data", (text) => {
+      server.log += text;
+    });
+    server.ended = new Promise((resolve) => server.keeper.once("exit", resolve));
+    await server.status();
+    return server;
+  }
+
+  status() {
+    return until(`an answer of the server\n${this.log}`, () =>
+      ask(join(this.directory, "rpc.sock"), "keel.status"),
+    );
+  }
+
+  async stop() {
+    this.keeper.kill("SIGTERM");
+    await this.ended;
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** keel-load in the background; `reports`: what it said of each fifth of a second. */
+class Client {
+  constructor(port, number, queues, reports) {
+    const hostnqn = `nqn.2026-11.example.keel:bench-host-${number}`;
+    const values = {
+      port,
+      subnqn: nqnOf("ram"),
+      hostnqn,
+      queues,
+      depth,
+      "read-percent": 50,
+      seconds: 86_400,
+    };
+    const args = Object.entries(values).flatMap(([name, value]) => [`--${name}`, String(value)]);
+    if (number === 0) args.push("--fill");
+    const { command, args: words } = clientOnCore(program("io"), [...args, "--progress"]);
+    this.child = spawn(command, words, { stdio: ["ignore", "pipe", "pipe"] });
+    this.phase = "";
+    let partial = "";
+    this.child.stderr.setEncoding("utf8").on("data", (text) => {
+      const lines = (partial + text).split("\n");
+      partial = lines.pop();
+      for (const line of lines) {
+        if (!line.startsWith("{")) continue;
+        const report = JSON.parse(line);
+        this.phase = report.phase;
+        reports.push({ ...report, at: performance.now() });
+      }
+    });
+    let output = "";
+    this.child.stdout.setEncoding("utf8").on("data", (text) => {
+      output += text;
+    });
+    this.result = new Promise((resolve) => this.child.once("close", () => resolve(output)));
+  }
+
+  measuring() {
+    return until("the load", () => {
+      if (this.child.exitCode !== null) throw new Error("the load ended");
+      return this.phase === "measuring";
+    });
+  }
+
+  async stop() {
+    this.child.kill("SIGTERM");
+    return JSON.parse(await this.result);
+  }
+}
+
+/** As many hosts as it takes for so many connections. */
+class Clients {
+  constructor() {
+    this.reports = [];
+    this.all = [];
+  }
+
+  async start(port, connections) {
+    for (let left = connections; left > 0; left -= queuesPerController) {
+      const queues = Math.min(left, queuesPerController);
+      const client = new Client(port, this.all.length, queues, this.reports);
+      this.all.push(client);
+      await client.measuring();
+    }
+  }
+
+  /** The longest of what was reported since then. */
+  longestSince(at) {
+    const seen = this.reports.filter((report) => report.at >= at);
+    const longest = (name) => Math.max(...seen.map((report) => report[name]));
+    return { gapMs: longest("longest_gap_ms"), latencyMs: longest("longest_latency_ms") };
+  }
+
+  async stop() {
+    const results = await Promise.all(this.all.map((client) => client.stop()));
+    return results.flatMap((result) => result.error_texts);
+  }
+
+  kill() {
+    for (const client of this.all) client.child.kill("SIGKILL");
+  }
+}
+
+async function replaceOnce(kind, server, clients) {
+  const socket = join(server.directory, "rpc.sock");
+  const wanted = kind === "crash with standby" ? "warm" : "none";
+  const before = await until("the standby", async () => {
+    const status = await server.status();
+    return (status.keeper?.standby ?? "") === wanted && status;
+  });
+  await sleep(settleMs);
+  const quiet = clients.longestSince(performance.now() - settleMs);
+  const at = performance.now();
+  if (kind === "upgrade") await ask(socket, "keel.restart", { reason: "bench" });
+  else process.kill(before.pid, "SIGKILL");
+  const after = await until("the next server", async () => {
+    const status = await ask(socket, "keel.status");
+    return status !== null && status.pid !== before.pid && status;
+  });
+  await sleep(settleMs);
+  const [record] = after.restarts.last;
+  return { ...clients.longestSince(at), quietMs: quiet.latencyMs, ...record };
+}
+
+async function measure(kind, connections, repetitions) {
+  const server = await KeptServer.start(kind === "crash with standby");
+  const clients = new Clients();
+  const rows = [];
+  try {
+    await clients.start(server.port, connections);
+    while (rows.length < repetitions) rows.push(await replaceOnce(kind, server, clients));
+    return { kind, connections, rows, errors: await clients.stop() };
+  } catch (error) {
+    console.error(server.log.slice(-3_000));
+    throw error;
+  } finally {
+    clients.kill();
+    await server.stop();
+  }
+}
+
+const columns = [
+  ["gap", "gapMs"],
+  ["latency", "latencyMs"],
+  ["before", "quietMs"],
+  ["recorded", "pauseMs"],
+  ["started", "startMs"],
+  ["configured", "configureMs"],
+  ["adopted", "adoptMs"],
+];
+
+export async function measurePauses({ repetitions, words }) {
+  const results = [];
+  for (const kind of pauseKinds) {
+    for (const connections of connectionCounts) {
+      const name = `${kind} c${connections}`;
+      if (!words.every((word) => name.includes(word))) continue;
+      const result = await measure(kind, connections, repetitions);
+      results.push(result);
+      printPause(result);
+    }
+  }
+  return results;
+}
+
+function printPause({ kind, connections, rows, errors }) {
+  const cells = columns.map(([title, key]) => {
+    const values = rows.map((row) => row[key]);
+    return `${title} ${median(values).toFixed(1)}/${Math.max(...values).toFixed(1)}`;
+  });
+  const executed = median(rows.map((row) => row.executed));
+  console.log(
+    `${kind}, ${connections} × ${depth}, ${rows.length} times, ms median/worst: ${cells.join("  ")}  ` +
+      `commands executed again ${executed}, errors ${errors.length}`,
+  );
+  for (const text of errors) console.log(`  ${text}`);
+}

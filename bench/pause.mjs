@@ -11,7 +11,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { clientOnCore, freePort, keelConfiguration, nqnOf, program, realtime, root } from "./subjects.mjs";
+import { freePort, keelConfiguration, nqnOf, program, root } from "./subjects.mjs";
 
 const deadlineMs = 60_000;
 const depth = 128;
@@ -19,8 +19,13 @@ const connectionCounts = [1, 16, 256];
 const queuesPerController = 64;
 /** After a replacement the client reports what it saw at least this long (it does so five times a second). */
 const settleMs = 700;
+/** The memory that was written becomes huge pages in the seconds after (native/engine/huge_pages.h). */
+const hugePagesMs = 8_000;
 
 export const pauseKinds = ["crash with standby", "crash", "upgrade"];
+
+/** Before what else the machine does, but for 50 ms of each second, which the kernel gives to others: these show too. */
+const first = () => (process.env.EVENKEEL_BENCH_REALTIME ? ["chrt", "--rr", "1"] : []);
 
 const median = (values) => {
   const sorted = [...values].sort((a, b) => a - b);
@@ -67,7 +72,7 @@ class KeptServer {
     const command = [process.execPath, join(root, "bin/keel.mjs"), "serve", "--config", configuration];
     const options = [`--standby=${standby ? "on" : "off"}`, "--standby-delay=0.05", "--short-life=0"];
     // Not on one core: the standby starts beside the server.
-    const words = [...realtime(), join(root, "build/Release/keel-keeper"), ...options, "--", ...command];
+    const words = [...first(), join(root, "build/Release/keel-keeper"), ...options, "--", ...command];
     server.keeper = spawn(words[0], words.slice(1), {
       stdio: ["ignore", "ignore", "pipe"],
     });
@@ -108,8 +113,8 @@ class Client {
     };
     const args = Object.entries(values).flatMap(([name, value]) => [`--${name}`, String(value)]);
     if (number === 0) args.push("--fill");
-    const { command, args: words } = clientOnCore(program("io"), [...args, "--progress"]);
-    this.child = spawn(command, words, { stdio: ["ignore", "pipe", "pipe"] });
+    const words = [...first(), "taskset", "-c", "1", program("io"), ...args, "--progress"];
+    this.child = spawn(words[0], words.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
     this.phase = "";
     let partial = "";
     this.child.stderr.setEncoding("utf8").on("data", (text) => {
@@ -185,6 +190,7 @@ async function replaceOnce(kind, server, clients) {
   await sleep(settleMs);
   const quiet = clients.longestSince(performance.now() - settleMs);
   const at = performance.now();
+  const atMs = performance.timeOrigin + at;
   if (kind === "upgrade") await ask(socket, "keel.restart", { reason: "bench" });
   else process.kill(before.pid, "SIGKILL");
   const after = await until("the next server", async () => {
@@ -193,7 +199,8 @@ async function replaceOnce(kind, server, clients) {
   });
   await sleep(settleMs);
   const [record] = after.restarts.last;
-  return { ...clients.longestSince(at), quietMs: quiet.latencyMs, ...record };
+  const noticedMs = kind === "upgrade" ? Number.NaN : record.timeMs - record.pauseMs - atMs;
+  return { ...clients.longestSince(at), quietMs: quiet.latencyMs, noticedMs, ...record };
 }
 
 async function measure(kind, connections, repetitions) {
@@ -202,6 +209,7 @@ async function measure(kind, connections, repetitions) {
   const rows = [];
   try {
     await clients.start(server.port, connections);
+    await sleep(hugePagesMs);
     while (rows.length < repetitions) rows.push(await replaceOnce(kind, server, clients));
     return { kind, connections, rows, errors: await clients.stop() };
   } catch (error) {
@@ -217,6 +225,7 @@ const columns = [
   ["gap", "gapMs"],
   ["latency", "latencyMs"],
   ["before", "quietMs"],
+  ["noticed", "noticedMs"],
   ["recorded", "pauseMs"],
   ["started", "startMs"],
   ["configured", "configureMs"],
@@ -239,12 +248,13 @@ export async function measurePauses({ repetitions, words }) {
 
 function printPause({ kind, connections, rows, errors }) {
   const cells = columns.map(([title, key]) => {
-    const values = rows.map((row) => row[key]);
-    return `${title} ${median(values).toFixed(1)}/${Math.max(...values).toFixed(1)}`;
+    const values = rows.map((row) => row[key]).filter(Number.isFinite);
+    if (values.length === 0) return `${title} –`;
+    return `${title} ${[Math.min(...values), median(values), Math.max(...values)].map((ms) => ms.toFixed(1)).join("/")}`;
   });
   const executed = median(rows.map((row) => row.executed));
   console.log(
-    `${kind}, ${connections} × ${depth}, ${rows.length} times, ms median/worst: ${cells.join("  ")}  ` +
+    `${kind}, ${connections} × ${depth}, ${rows.length} times, ms least/median/worst: ${cells.join("  ")}  ` +
       `commands executed again ${executed}, errors ${errors.length}`,
   );
   for (const text of errors) console.log(`  ${text}`);

@@ -31,11 +31,11 @@ const sizeBytes = 512 * 1024 * 1024;
 const nqnOf = (device) => `nqn.2026-11.example.keel:bench-${device}`;
 const deadlineMs = 60_000;
 
-/** The words before a command that put it before all others where --realtime asks for it. */
-const realtime = () => (process.env.EVENKEEL_BENCH_REALTIME ? ["chrt", "--rr", "1"] : []);
-
-/** The same, and on a core. */
-const onCore = (core) => [...realtime(), "taskset", "-c", core];
+/** The words before a command that put it on a core, and before all others there where --realtime asks for it. */
+function onCore(core) {
+  const first = process.env.EVENKEEL_BENCH_REALTIME ? ["chrt", "--rr", "1"] : [];
+  return [...first, "taskset", "-c", core];
+}
 
 /** Starts a program on a core and waits for its line READY, or for `ready` to say that it serves. */
 function startServer(core, command, args, ready = (line) => line.startsWith("READY")) {
@@ -288,4 +288,4 @@ export function availableSubjects({ filePath }) {
   return subjects;
 }
 
-export { clientOnCore, keelConfiguration, nqnOf, program, realtime, root, startKeel };
+export { keelConfiguration, nqnOf, program, root, startKeel };

@@ -20,6 +20,7 @@ namespace {
 constexpr char arena_magic[8] = {'k', 'e', 'e', 'l', 'a', 'r', 'n', '1'};
 constexpr std::uint32_t header_version = 1;
 constexpr std::size_t page = 4096;
+constexpr std::size_t huge_page = 2u << 20;
 
 constexpr std::size_t round_up(std::size_t value, std::size_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -47,6 +48,35 @@ std::uint64_t fingerprint_of(std::span<const RegionSpec> regions) {
 base::Error system_error(const char* code, const std::string& what) {
     const int number = errno;
     return base::Error{code, what + ": " + std::strerror(number), number};
+}
+
+// Address space for a file at a place where huge pages fit: they are mapped only where address and offset in
+// the file are aligned alike.
+std::byte* map_aligned(int descriptor, std::uint64_t bytes) {
+    const std::uint64_t room = bytes + huge_page;
+    void* space = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (space == MAP_FAILED) {
+        return nullptr;
+    }
+    auto* const begin = static_cast<std::byte*>(space);
+    const std::uint64_t before =
+        (huge_page - reinterpret_cast<std::uintptr_t>(begin) % huge_page) % huge_page;
+    void* const base = mmap(begin + before, bytes, PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_NORESERVE | MAP_FIXED, descriptor, 0);
+    if (base == MAP_FAILED) {
+        const int number = errno;
+        munmap(space, room);
+        errno = number;
+        return nullptr;
+    }
+    if (before != 0) {
+        munmap(begin, before);
+    }
+    const std::uint64_t end = before + round_up(bytes, page);
+    if (end < room) {
+        munmap(begin + end, room - end);
+    }
+    return static_cast<std::byte*>(base);
 }
 
 // A descriptor of our own for the given one, or a new memory file.
@@ -191,14 +221,12 @@ base::Result<MemoryFile> MemoryFile::open(int descriptor, std::string_view name,
     file.file_bytes_ = static_cast<std::uint64_t>(info.st_size);
     file.carried_ = file.file_bytes_ != 0;
     file.reserved_bytes_ = std::max({reserve_bytes, bytes, file.file_bytes_});
-    void* base = mmap(nullptr, file.reserved_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                      file.descriptor_, 0);
-    if (base == MAP_FAILED) {
+    file.base_ = map_aligned(file.descriptor_, file.reserved_bytes_);
+    if (file.base_ == nullptr) {
         return system_error("E_NO_MEMORY",
                             "cannot map " + std::to_string(bytes) + " bytes for " + std::string(name));
     }
-    file.base_ = static_cast<std::byte*>(base);
-    madvise(base, file.reserved_bytes_, MADV_HUGEPAGE);  // granted or not: smaps tells
+    madvise(file.base_, file.reserved_bytes_, MADV_HUGEPAGE);  // granted or not: smaps tells
     if (file.file_bytes_ >= bytes) {
         file.bytes_ = bytes;
     } else if (auto grown = file.resize(bytes); !grown) {

@@ -71,6 +71,9 @@ base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options,
         return kernel.error();
     }
     durable::MemoryFile memory = data.take();
+    if (keeper && !memory.carried()) {
+        HugePages::fill(memory.descriptor(), options.data_pool_bytes);  // before it is pinned
+    }
     kernel.value()->register_memory(memory.memory());
     std::unique_ptr<Engine> engine(new Engine(options, std::move(opened), std::move(memory), kernel.take(),
                                               std::move(keeper), other_layout));
@@ -445,6 +448,10 @@ void Engine::forget_memories() {
             continue;
         }
         memories_->forget(name);
+        written_bytes_.erase(name);
+        if (huge_pages_) {
+            huge_pages_->forget(name);
+        }
         done({});
     }
     if (!forgetting_->names.empty()) {
@@ -706,8 +713,27 @@ Adoption Engine::adopt() {
     return adoption;
 }
 
+// A successor waits until this process has let go of all that it has mapped.
+void Engine::make_pages_huge(block::Device& device) {
+    const int descriptor = keeper_ ? memories_->descriptor_of(device.name()) : -1;
+    if (descriptor < 0) {
+        return;
+    }
+    const std::uint64_t written = device.counters().bytes[static_cast<std::size_t>(block::Action::write)];
+    std::uint64_t& known = written_bytes_[device.name()];
+    if (known == written) {
+        return;
+    }
+    known = written;
+    if (!huge_pages_) {
+        huge_pages_ = std::make_unique<HugePages>();
+    }
+    huge_pages_->look_at(device.name(), descriptor);
+}
+
 void Engine::watch_devices() {
     for (auto& device : devices_) {
+        make_pages_huge(*device);
         const block::Device::Health health = device->health();
         std::string& known = device_states_[device->name()];
         if (known == health.state || (known.empty() && health.state == "ok")) {

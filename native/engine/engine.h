@@ -19,6 +19,7 @@
 #include "block/device.h"
 #include "block/spec.h"
 #include "durable/arena.h"
+#include "engine/huge_pages.h"
 #include "engine/keeper_link.h"
 #include "engine/memories.h"
 #include "engine/options.h"
@@ -238,6 +239,7 @@ class Engine {
     void quarantine_buffers();
     void check_quarantine();
     void watch_devices();
+    void make_pages_huge(block::Device& device);
     DeviceStatus status_of(block::Device& device);
 
     Options options_;
@@ -277,6 +279,8 @@ class Engine {
     std::thread thread_;
     std::function<void()> stopped_;
     std::map<std::string, std::string> device_states_;
+    std::unique_ptr<HugePages> huge_pages_;               // from the first write to memory on
+    std::map<std::string, std::uint64_t> written_bytes_;  // of devices in memory, when they were looked at
 };
 
 }  // namespace engine

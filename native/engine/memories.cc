@@ -87,6 +87,11 @@ std::uint16_t Memories::region_of(const std::string& name) const {
                                     : static_cast<std::uint16_t>(first_device_region + found->second.slot);
 }
 
+int Memories::descriptor_of(const std::string& name) const {
+    const auto found = memories_.find(name);
+    return found == memories_.end() ? -1 : found->second.file.descriptor();
+}
+
 void Memories::forget(const std::string& name) {
     const auto found = memories_.find(name);
     if (found == memories_.end()) {

@@ -39,6 +39,8 @@ class Memories {
     base::Result<block::PersistentMemory> get(const std::string& name, std::uint64_t bytes);
     // 0 if there is no such memory.
     std::uint16_t region_of(const std::string& name) const;
+    // -1 if there is no such memory. Stays this object's.
+    int descriptor_of(const std::string& name) const;
     // Nothing may refer to the region any more.
     void forget(const std::string& name);
 

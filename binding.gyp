@@ -45,6 +45,33 @@
         'sources': ['<!@(node scripts/sources.mjs keeper)'],
       }],
     }],
+    ['"<!(node scripts/sources.mjs tcmu --count)" != "0"', {
+      'targets': [
+        {
+          'target_name': 'keel-tcmu',
+          'type': 'executable',
+          'sources': ['<!@(node scripts/sources.mjs tcmu)'],
+          'ldflags': ['-Wl,--dynamic-list=<(module_root_dir)/native/tcmu/exports.txt'],
+          'libraries': ['-ldl'],
+        },
+        {
+          'target_name': 'handler_file',
+          'type': 'shared_library',
+          'product_prefix': '',
+          'product_dir': '<(PRODUCT_DIR)',
+          'sources': ['native/tcmu/handlers/file.cc'],
+          'cflags_cc': ['-fPIC'],
+        },
+        {
+          'target_name': 'handler_ram',
+          'type': 'shared_library',
+          'product_prefix': '',
+          'product_dir': '<(PRODUCT_DIR)',
+          'sources': ['native/tcmu/handlers/ram.cc'],
+          'cflags_cc': ['-fPIC'],
+        },
+      ],
+    }],
     ['"<!(node scripts/sources.mjs tools --count)" != "0"', {
       'targets': [{
         'target_name': 'print_values',
@@ -62,13 +89,23 @@
       }],
     }],
     ['tests==1', {
-      'targets': [{
-        'target_name': 'native_tests',
-        'type': 'executable',
-        'dependencies': ['engine'],
-        'sources': ['<!@(node scripts/sources.mjs native-tests)'],
-        'defines': ['<!@(node scripts/sources.mjs test-defines)'],
-      }],
+      'targets': [
+        {
+          'target_name': 'native_tests',
+          'type': 'executable',
+          'dependencies': ['engine'],
+          'sources': ['<!@(node scripts/sources.mjs native-tests)'],
+          'defines': ['<!@(node scripts/sources.mjs test-defines)'],
+        },
+        {
+          'target_name': 'handler_faulty',
+          'type': 'shared_library',
+          'product_prefix': '',
+          'product_dir': '<(PRODUCT_DIR)',
+          'sources': ['native/testing/tcmu/faulty.cc'],
+          'cflags_cc': ['-fPIC'],
+        },
+      ],
     }],
   ],
 }

@@ -17,6 +17,8 @@ export const nativeLayers = {
   engine: ["base", "wire", "reactor", "durable", "block", "nvme", "transport"],
   binding: ["base", "wire", "reactor", "durable", "block", "nvme", "transport", "engine"],
   keeper: ["base", "wire", "durable"],
+  // Of block only the layout of the memory that both share.
+  tcmu: ["base", "block"],
 };
 
 /** These may include everything: they stand beside the house, not in it. Tests (*_test.cc) are like them. */

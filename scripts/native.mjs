@@ -16,6 +16,7 @@ import {
   libraries,
   root,
   sources,
+  tcmuExports,
   testDefines,
   testMain,
 } from "./sources.mjs";
@@ -61,6 +62,20 @@ function benchmarks() {
   return [...folders].map((folder) => ({ name: basename(folder), files: filesBelow(folder, ".cc") }));
 }
 
+/** keel-tcmu and handlers for it, beside the tests that run them. */
+function handlerPrograms() {
+  const handlers = [...sources.handlers(), ...sources["test-handlers"]()];
+  return [
+    { name: "keel-tcmu", files: sources.tcmu(), link: [`-Wl,--dynamic-list=${tcmuExports}`], alone: true },
+    ...handlers.map((path) => ({
+      name: `handler_${programName(path)}.so`,
+      files: [path],
+      link: ["-shared"],
+      alone: true,
+    })),
+  ];
+}
+
 /** Every program of a flavour: its name below build/<flavour>/, its own sources, what it adds to the link. */
 function programs(flavour) {
   const support = sources.support();
@@ -84,6 +99,7 @@ function programs(flavour) {
       link: [],
     })),
     { name: "print_values", files: sources.tools(), link: [] },
+    ...handlerPrograms(),
   ].filter((program) => program.files.length > 0);
 }
 
@@ -107,6 +123,9 @@ function makefile(name, flavour) {
 FLAGS := ${flags.join(" ")}
 .PHONY: ${list.map((p) => p.name).join(" ")} fuzz suites benches
 ${list.map((p) => `${p.name}: ${out}/${p.name}`).join("\n")}
+native_tests: ${handlerPrograms()
+    .map((p) => p.name)
+    .join(" ")}
 fuzz: ${group("fuzz").join(" ")}
 suites: ${group("suite").join(" ")}
 benches: ${group("bench").join(" ")}
@@ -115,11 +134,15 @@ ${out}/engine.a: ${engine.join(" ")} ${out}/Makefile
 \t@ar rcs $@ $(filter %.o,$^)
 ${list
   .map(
-    (p) => `${out}/${p.name}: ${p.files.map(object).join(" ")} ${out}/engine.a
+    (p) => `${out}/${p.name}: ${p.files.map(object).join(" ")} ${p.alone ? "" : `${out}/engine.a`}
 \t@mkdir -p $(@D)
 \t@echo "  LINK ${name} ${p.name}"
-\t@${flavour.compiler} $(FLAGS) ${p.link.join(" ")} -o $@ $(filter %.o,$^) ${out}/engine.a ${libraries.join(" ")}`,
+\t@${flavour.compiler} $(FLAGS) ${p.link.join(" ")} -o $@ $(filter %.o,$^) ${p.alone ? "" : `${out}/engine.a ${libraries.join(" ")}`}`,
   )
+  .join("\n")}
+${handlerPrograms()
+  .filter((p) => p.link.includes("-shared"))
+  .map((p) => `${p.files.map(object).join(" ")}: FLAGS += -fPIC`)
   .join("\n")}
 ${out}/obj/%.o: %.cc ${out}/flags
 \t@mkdir -p $(@D)

@@ -46,6 +46,12 @@ export function filesBelow(folder, suffix) {
     .sort();
 }
 
+const ownHandlers = "native/tcmu/handlers";
+const testHandlers = "native/testing/tcmu";
+
+/** What keel-tcmu lets handlers import from it. */
+export const tcmuExports = "native/tcmu/exports.txt";
+
 const isTest = (path) => path.endsWith("_test.cc");
 
 export const sources = {
@@ -53,11 +59,20 @@ export const sources = {
     engineLayers.flatMap((layer) => filesBelow(`native/${layer}`, ".cc")).filter((p) => !isTest(p)),
   binding: () => filesBelow("native/binding", ".cc").filter((p) => !isTest(p)),
   keeper: () => filesBelow("native/keeper", ".cc").filter((p) => !isTest(p)),
+  /** keel-tcmu, which runs one handler of tcmu-runner; stands alone but for the layout of shared memory. */
+  tcmu: () => filesBelow("native/tcmu", ".cc").filter((p) => !isTest(p) && !p.startsWith(ownHandlers)),
+  /** Our own handlers, each a shared object handler_<name>.so beside keel-tcmu. */
+  handlers: () => filesBelow(ownHandlers, ".cc"),
+  /** Handlers that misbehave on demand. */
+  "test-handlers": () => filesBelow(testHandlers, ".cc"),
   tools: () => filesBelow("native/tools", ".cc"),
   /** keel-load, the load generator and verifier. */
   load: () => filesBelow("bench/io", ".cc").filter((p) => !isTest(p)),
   /** Support code that test programs, fuzzers and benchmarks link; main.cc belongs to test programs alone. */
-  support: () => filesBelow("native/testing", ".cc").filter((p) => !isTest(p) && p !== testMain),
+  support: () =>
+    filesBelow("native/testing", ".cc").filter(
+      (p) => !isTest(p) && p !== testMain && !p.startsWith(testHandlers),
+    ),
   tests: () => filesBelow("native", ".cc").filter(isTest),
   /** Native tests that stand outside native/: test/sim/*_test.cc and the like. */
   suite: (name) => filesBelow(`test/${name}`, ".cc").filter(isTest),

@@ -106,6 +106,26 @@ void prepare_error(Bench& bench) {
     bench.spec.error_offset = size_bytes;  // nothing there
 }
 
+void prepare_tcmu_file(Bench& bench) {
+    bench.spec.size_bytes = 0;
+    bench.spec.tcmu.handler = "file";
+    bench.spec.tcmu.configuration = bench.folder.file("disk");
+    CHECK(testing::make_file(bench.spec.tcmu.configuration, size_bytes));
+}
+
+void prepare_tcmu_ram(Bench& bench) {
+    bench.spec.size_bytes = 0;
+    bench.spec.tcmu.handler = "ram";
+    bench.spec.tcmu.configuration = std::to_string(size_bytes) + ";" + bench.folder.file("disk");
+}
+
+void prepare_tcmu_qcow(Bench& bench) {
+    bench.spec.size_bytes = 0;
+    bench.spec.tcmu.handler = "qcow";
+    bench.spec.tcmu.configuration = bench.folder.file("disk.qcow2");
+    bench.missing = testing::make_qcow(bench.spec.tcmu.configuration, size_bytes);
+}
+
 void prepare_delay_over_file(Bench& bench) {
     prepare_delay(bench);
     bench.base.kind = "file";
@@ -127,6 +147,10 @@ const Subject subjects[] = {
     {"delay over ram", "delay", 512, prepare_delay},
     {"delay over file", "delay", 512, prepare_delay_over_file},
     {"error over ram", "error", 512, prepare_error},
+    {"tcmu, handler file, 512", "tcmu", 512, prepare_tcmu_file, true, false},
+    {"tcmu, handler file, 4096", "tcmu", 4096, prepare_tcmu_file, true, false},
+    {"tcmu, handler ram, 4096", "tcmu", 4096, prepare_tcmu_ram, true, false},
+    {"tcmu, handler qcow as packaged", "tcmu", 512, prepare_tcmu_qcow, true, false},
 };
 
 Bench::Bench(const Subject& subject_) : subject(subject_) {
@@ -150,7 +174,10 @@ Device* Bench::open() {
     }
     const auto made = rig.make(spec);
     REQUIRE_MESSAGE(made.ok(), made.error().message);
-    return made.value();
+    Device* device = made.value();
+    const bool opened = rig.run_until([&] { return device->describe().size_bytes != 0; });
+    REQUIRE_MESSAGE(opened, device->health().state << ": " << device->health().reason);
+    return device;
 }
 
 void Bench::close() {

@@ -128,6 +128,10 @@ struct Environment {
     std::function<void(const std::string& name)> forget_memory;
     // null: a region of zeroes of at least limits::transfer_bytes_max.
     MemoryReference zeroes;
+    // A line for the server's log; none if nobody listens.
+    std::function<void(const char* level, const char* area, std::string message)> log{};
+    // tcmu: the program that runs a handler; empty: keel-tcmu beside this code.
+    std::string tcmu_program{};
 };
 
 // Makes and opens a device. Synchronous parts (path, type, size) fail here with E_… codes; the lock on a file

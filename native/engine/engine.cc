@@ -114,6 +114,8 @@ void Engine::build() {
                          std::uint64_t bytes) { return memories_->get(name, bytes); },
         .forget_memory = [this](const std::string& name) { memories_->forget(name); },
         .zeroes = {zeroes_region, 0},
+        .log = [this](const char* level, const char* area,
+                      std::string message) { log(level, area, std::move(message)); },
     });
 
     target_ = std::make_unique<nvme::Target>(

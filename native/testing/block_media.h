@@ -44,6 +44,18 @@ inline bool make_file(const std::string& path, std::uint64_t bytes) {
     return made;
 }
 
+// A qcow2 image, if the packaged handler is there to open it; empty or what is missing.
+inline std::string make_qcow(const std::string& path, std::uint64_t bytes) {
+    const char* handlers[] = {"/usr/lib/x86_64-linux-gnu/tcmu-runner/handler_qcow.so",
+                              "/usr/lib/aarch64-linux-gnu/tcmu-runner/handler_qcow.so"};
+    if (access(handlers[0], R_OK) != 0 && access(handlers[1], R_OK) != 0) {
+        return "handler_qcow.so (Debian package tcmu-runner)";
+    }
+    const std::string command =
+        "qemu-img create -q -f qcow2 " + path + " " + std::to_string(bytes) + " >/dev/null 2>&1";
+    return std::system(command.c_str()) == 0 ? "" : "qemu-img (Debian package qemu-utils)";
+}
+
 // A loop device over a file.
 class LoopDevice {
   public:

@@ -237,6 +237,9 @@ void Engine::go(const KeeperGo& told) {
     target_->set_discovery_generation(
         std::max(options_.discovery_generation, header.counters[counter_generation]));
     ++header.boots;
+    if (go_.previous_pid == 0 && go_.reason == "keeper") {
+        go_.previous_pid = header.server_pid;  // the keeper died too: it cannot tell
+    }
     header.server_pid = static_cast<std::uint64_t>(getpid());
     header.started_monotonic_ns = go_at_;
     if (taken_) {

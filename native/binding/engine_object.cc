@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "binding/device_spec.h"
 #include "binding/status.h"
 #include "binding/values.h"
 
@@ -33,29 +34,6 @@ engine::Options options_of(const Napi::Object& object) {
     options.server_name = text_of(object, "serverName");
     options.discovery_generation = wide_of(object, "discoveryGeneration");
     return options;
-}
-
-block::DeviceSpec device_spec_of(const Napi::Object& object) {
-    block::DeviceSpec spec;
-    spec.name = text_of(object, "name");
-    spec.kind = text_of(object, "kind");
-    spec.size_bytes = wide_of(object, "sizeBytes");
-    spec.block_bytes = number_of(object, "blockBytes");
-    spec.read_only = flag_of(object, "readOnly");
-    spec.path = text_of(object, "path");
-    spec.create = flag_of(object, "create");
-    spec.base = text_of(object, "base");
-    spec.read_delay_us = wide_of(object, "readDelayUs");
-    spec.write_delay_us = wide_of(object, "writeDelayUs");
-    spec.flush_delay_us = wide_of(object, "flushDelayUs");
-    spec.error_actions = texts_of(object.Get("errorActions"));
-    if (const std::string status = text_of(object, "errorStatus"); !status.empty()) {
-        spec.error_status = status;
-    }
-    spec.error_offset = wide_of(object, "errorOffset");
-    spec.error_length = wide_of(object, "errorLength");
-    spec.error_count = wide_of(object, "errorCount");
-    return spec;
 }
 
 nvme::SubsystemSpec subsystem_spec_of(const Napi::Object& object) {
@@ -123,6 +101,10 @@ Napi::Function EngineObject::define(Napi::Env env, const Keeper& keeper) {
                            InstanceMethod<&EngineObject::add_device>("addDevice"),
                            InstanceMethod<&EngineObject::remove_device>("removeDevice"),
                            InstanceMethod<&EngineObject::resize_device>("resizeDevice"),
+                           InstanceMethod<&EngineObject::suspend_device>("suspendDevice"),
+                           InstanceMethod<&EngineObject::resume_device>("resumeDevice"),
+                           InstanceMethod<&EngineObject::replace_device>("replaceDevice"),
+                           InstanceMethod<&EngineObject::device_command>("deviceCommand"),
                            InstanceMethod<&EngineObject::add_subsystem>("addSubsystem"),
                            InstanceMethod<&EngineObject::remove_subsystem>("removeSubsystem"),
                            InstanceMethod<&EngineObject::set_hosts>("setHosts"),
@@ -262,6 +244,42 @@ Napi::Value EngineObject::resize_device(Call info) {
             }
             settlement.resolve([value = size.value()](Napi::Env env) { return big(env, value); });
         });
+}
+
+Napi::Value EngineObject::suspend_device(Call info) {
+    return on_reactor(info,
+                      [name = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
+                          settlement.settle(engine.suspend_device(name));
+                      });
+}
+
+Napi::Value EngineObject::resume_device(Call info) {
+    return on_reactor(info,
+                      [name = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
+                          settlement.settle(engine.resume_device(name));
+                      });
+}
+
+Napi::Value EngineObject::replace_device(Call info) {
+    return on_reactor(info, [spec = device_spec_of(object_argument(info, 0))](engine::Engine& engine,
+                                                                              const Settlement& settlement) {
+        engine.replace_device(spec,
+                              [settlement](const base::Result<void>& result) { settlement.settle(result); });
+    });
+}
+
+Napi::Value EngineObject::device_command(Call info) {
+    block::Command command;
+    command.verb = text_argument(info, 1);
+    const Napi::Object arguments = object_argument(info, 2);
+    for (const std::string& key : texts_of(arguments.GetPropertyNames())) {
+        command.arguments[key] = text_of(arguments, key.c_str());
+    }
+    return on_reactor(info, [name = text_argument(info, 0), command = std::move(command)](
+                                engine::Engine& engine, const Settlement& settlement) {
+        engine.device_command(name, command,
+                              [settlement](const base::Result<void>& result) { settlement.settle(result); });
+    });
 }
 
 Napi::Value EngineObject::add_subsystem(Call info) {

@@ -26,6 +26,10 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value add_device(Call info);
     Napi::Value remove_device(Call info);
     Napi::Value resize_device(Call info);
+    Napi::Value suspend_device(Call info);
+    Napi::Value resume_device(Call info);
+    Napi::Value replace_device(Call info);
+    Napi::Value device_command(Call info);
     Napi::Value add_subsystem(Call info);
     Napi::Value remove_subsystem(Call info);
     Napi::Value set_hosts(Call info);

@@ -19,6 +19,18 @@ Napi::Value list_of(Napi::Env env, const std::vector<Entry>& entries, Convert co
     return array;
 }
 
+// [key, text or bigint]
+Napi::Value detail_value(Napi::Env env, const block::Details::value_type& detail) {
+    Napi::Array pair = Napi::Array::New(env, 2);
+    pair.Set(0u, detail.first);
+    if (const auto* text = std::get_if<std::string>(&detail.second)) {
+        pair.Set(1u, *text);
+    } else {
+        pair.Set(1u, big(env, *std::get_if<std::uint64_t>(&detail.second)));
+    }
+    return pair;
+}
+
 Napi::Value namespace_value(Napi::Env env, const engine::NamespaceStatus& entry) {
     const nvme::NamespaceStatus& ns = entry.status;
     Napi::Object object = Napi::Object::New(env);
@@ -145,6 +157,10 @@ Napi::Value device_value(Napi::Env env, const engine::DeviceStatus& device) {
     object.Set("completed", completed);
     object.Set("bytes", bytes);
     object.Set("claimedBy", array_of(env, device.claimed_by));
+    object.Set("identity", device.identity);
+    object.Set("suspended", Napi::Boolean::New(env, device.suspended));
+    object.Set("details", list_of(env, device.details, detail_value));
+    object.Set("parts", array_of(env, device.parts));
     return object;
 }
 

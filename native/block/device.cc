@@ -1,6 +1,7 @@
 #include "block/device.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -73,8 +74,17 @@ void Device::submit(Request& request) {
     EK_CHECK(request.done != nullptr, "nobody waits for the request");
     EK_CHECK(request.action <= Action::deallocate, "no such action");
     request.phase = Request::Phase::submitted;
+    request.cancelled = false;
     request.device = this;
     ++counters_.in_flight;
+    if (holds_ != 0) {
+        wait(request);
+        return;
+    }
+    forward(request);
+}
+
+void Device::forward(Request& request) {
     const Status status = judge(request);
     const bool nothing_to_do = request.length == 0 && request.action != Action::flush;
     if (status != Status::ok || nothing_to_do) {
@@ -94,12 +104,27 @@ void Device::command(const Command& command, CommandDone done) {
 void Device::cancel(Request& request) {
     EK_CHECK(request.phase == Request::Phase::submitted && request.device == this,
              "cancels a request that this device does not have");
+    request.cancelled = true;
+    if (request.waiting) {
+        stop_waiting(request);
+        end(request, Status::aborted);
+        return;
+    }
     cancel_checked(request);
 }
 
 void Device::complete(Request& request, Status status) {
-    EK_CHECK(request.phase == Request::Phase::submitted, "a request completes that is not in flight");
+    EK_CHECK(request.phase == Request::Phase::submitted && !request.waiting,
+             "a request completes that is not in flight");
     EK_CHECK(request.device == this, "a request completes on a device that does not have it");
+    if (ends_matter_ && keeps(request, status)) {
+        finish_if_idle();
+        return;
+    }
+    end(request, status);
+}
+
+void Device::end(Request& request, Status status) {
     const auto action = static_cast<std::size_t>(request.action);
     if (status == Status::ok) {
         ++counters_.completed[action];
@@ -111,28 +136,157 @@ void Device::complete(Request& request, Status status) {
     request.phase = Request::Phase::idle;  // `done` may submit it again or destroy it
     request.done(request, status);
     --counters_.in_flight;
-    finish_close_if_idle();
+    if (ends_matter_) {
+        finish_if_idle();
+    }
+}
+
+// --- requests that wait
+
+namespace {
+
+// In the scratch of a request that waits: no kind has it.
+struct Links {
+    Request* next;
+    Request* previous;
+};
+
+Links& links_of(Request& request) { return *std::launder(reinterpret_cast<Links*>(request.scratch)); }
+
+}  // namespace
+
+void Device::wait(Request& request) {
+    request.waiting = true;
+    ::new (static_cast<void*>(request.scratch)) Links{nullptr, last_waiting_};
+    (last_waiting_ != nullptr ? links_of(*last_waiting_).next : first_waiting_) = &request;
+    last_waiting_ = &request;
+    ++waiting_;
+}
+
+void Device::stop_waiting(Request& request) {
+    const Links links = links_of(request);
+    (links.previous != nullptr ? links_of(*links.previous).next : first_waiting_) = links.next;
+    (links.next != nullptr ? links_of(*links.next).previous : last_waiting_) = links.previous;
+    request.waiting = false;
+    --waiting_;
+}
+
+void Device::suspend(Hold hold) {
+    const bool was = suspended();
+    holds_ = static_cast<std::uint8_t>(holds_ | static_cast<std::uint8_t>(hold));
+    if (!was && watcher_) {
+        watcher_();
+    }
+}
+
+void Device::resume(Hold hold) {
+    const auto left = static_cast<std::uint8_t>(holds_ & ~static_cast<std::uint8_t>(hold));
+    if (left == holds_) {
+        return;
+    }
+    if (left != 0) {
+        holds_ = left;
+        return;
+    }
+    // What comes while they go on queues up behind them. Somebody may suspend it again meanwhile.
+    while (first_waiting_ != nullptr && holds_ == static_cast<std::uint8_t>(hold) && !closing_) {
+        Request& request = *first_waiting_;
+        stop_waiting(request);
+        forward(request);
+    }
+    if (holds_ == static_cast<std::uint8_t>(hold)) {
+        holds_ = 0;
+    } else {
+        holds_ = static_cast<std::uint8_t>(holds_ & ~static_cast<std::uint8_t>(hold));
+    }
+    if (watcher_) {
+        watcher_();
+    }
+}
+
+void Device::drain(std::function<void()> drained) {
+    drained_ = std::move(drained);
+    ends_matter_ = ends_matter_ || drained_ != nullptr;
+    if (drained_ && inside() == 0) {
+        std::exchange(drained_, nullptr)();
+    }
+}
+
+// --- the end
+
+bool Device::keeps(Request& request, Status status) {
+    if (!keeping_ || request.cancelled || (status != Status::gone && status != Status::aborted)) {
+        return false;
+    }
+    wait(request);
+    return true;
 }
 
 void Device::close(std::function<void()> closed) {
     EK_CHECK(!closing_, "a device is closed twice");
     closing_ = true;
+    ends_matter_ = true;
     closed_ = std::move(closed);
     ++counters_.in_flight;  // keeps it open while closing_checked ends what waits
+    while (!keeping_ && first_waiting_ != nullptr) {
+        Request& request = *first_waiting_;
+        stop_waiting(request);
+        end(request, Status::gone);
+    }
+    holds_ = keeping_ ? holds_ : 0;
     closing_checked();
     --counters_.in_flight;
-    finish_close_if_idle();
+    finish_if_idle();
 }
 
-void Device::finish_close_if_idle() {
-    if (closing_ && counters_.in_flight == 0 && closed_) {
+void Device::close_for_successor(std::function<void()> closed) {
+    suspend(Hold::engine);
+    keeping_ = true;
+    close(std::move(closed));
+}
+
+void Device::finish_if_idle() {
+    if (inside() != 0) {
+        return;
+    }
+    if (drained_) {
+        ends_matter_ = closing_;
+        std::exchange(drained_, nullptr)();
+    } else if (closing_ && closed_) {
         close_checked(std::exchange(closed_, nullptr));
     }
 }
 
+void Device::hand_over(Device& successor) {
+    EK_CHECK(suspended() && inside() == 0, "a device is exchanged while requests are inside");
+    EK_CHECK(&successor != this, "a device is its own successor");
+    successor.suspend(Hold::engine);
+    if (suspended_by(Hold::operators)) {
+        successor.suspend(Hold::operators);
+    }
+    while (first_waiting_ != nullptr) {
+        Request& request = *first_waiting_;
+        stop_waiting(request);
+        --counters_.in_flight;
+        request.device = &successor;
+        ++successor.counters_.in_flight;
+        successor.wait(request);
+    }
+    while (claims_ != nullptr) {
+        Claim& claim = *claims_;
+        claims_ = claim.next_;
+        claim.device_ = &successor;
+        claim.next_ = successor.claims_;
+        successor.claims_ = &claim;
+    }
+    successor.tell_listeners();
+    successor.resume(Hold::engine);
+}
+
 void Device::set_description(const Description& description) {
-    const bool changed =
-        description.size_bytes != description_.size_bytes || description.read_only != description_.read_only;
+    const bool changed = description.size_bytes != description_.size_bytes ||
+                         description.block_bytes != description_.block_bytes ||
+                         description.read_only != description_.read_only;
     description_ = description;
     if (changed) {
         tell_listeners();
@@ -155,27 +309,47 @@ void Device::tell_listeners() {
             listener();
         }
     }
+    if (watcher_) {
+        watcher_();
+    }
 }
 
 // --- Claim
 // -----------------------------------------------------------------------------------------------------
 
-base::Result<Claim> Claim::take(Device& device, Access access, std::string owner) {
+namespace {
+
+// Nothing for a whole device.
+std::string text_of(const ClaimRange& range) {
+    if (range.begin == 0 && range.end == ~std::uint64_t{0}) {
+        return {};
+    }
+    const std::string end =
+        range.end == ~std::uint64_t{0} ? "its end" : "byte " + std::to_string(range.end - 1);
+    return " (from byte " + std::to_string(range.begin) + " to " + end + ")";
+}
+
+}  // namespace
+
+base::Result<Claim> Claim::take(Device& device, Access access, std::string owner, ClaimRange range) {
     if (device.closing_) {
         return base::Error{"E_BUSY", "device \"" + device.name() + "\" is being closed; \"" + owner +
                                          "\" cannot use it any more"};
     }
     for (const Claim* other = device.claims_; other != nullptr; other = other->next_) {
-        if (access == Access::read_write || other->access_ == Access::read_write) {
+        const bool apart = range.end <= other->range_.begin || other->range_.end <= range.begin;
+        if (!apart && (access == Access::read_write || other->access_ == Access::read_write)) {
             const char* use = other->access_ == Access::read_write ? "for writing" : "for reading";
-            return base::Error{"E_BUSY", "device \"" + device.name() + "\" is used " + use + " by \"" +
-                                             other->owner_ + "\"; remove it there before \"" + owner +
-                                             "\" can use it"};
+            return base::Error{"E_BUSY", "device \"" + device.name() + "\"" + text_of(other->range_) +
+                                             " is used " + use + " by \"" + other->owner_ +
+                                             "\"; remove it there before \"" + owner + "\" can use it" +
+                                             text_of(range)};
         }
     }
     Claim claim;
     claim.device_ = &device;
     claim.access_ = access;
+    claim.range_ = range;
     claim.owner_ = std::move(owner);
     claim.next_ = device.claims_;
     device.claims_ = &claim;
@@ -191,6 +365,7 @@ Claim& Claim::operator=(Claim&& other) noexcept {
     release();
     device_ = std::exchange(other.device_, nullptr);
     access_ = other.access_;
+    range_ = other.range_;
     owner_ = std::move(other.owner_);
     listener_ = std::exchange(other.listener_, nullptr);
     next_ = std::exchange(other.next_, nullptr);

@@ -22,14 +22,6 @@ class Null final : public Device {
         description_.writes_inline = true;
     }
 
-    std::optional<MemoryReference> direct_read(std::uint64_t offset, std::uint64_t length) override {
-        if (length > limits::transfer_bytes_max || offset > description_.size_bytes ||
-            length > description_.size_bytes - offset) {
-            return std::nullopt;
-        }
-        return environment_.zeroes;
-    }
-
     base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) override {
         if (bytes && *bytes != description_.size_bytes) {
             if (const auto size = check_size(spec_, *bytes); !size.ok()) {
@@ -43,6 +35,14 @@ class Null final : public Device {
     }
 
   protected:
+    std::optional<MemoryReference> direct_read_checked(std::uint64_t offset, std::uint64_t length) override {
+        if (length > limits::transfer_bytes_max || offset > description_.size_bytes ||
+            length > description_.size_bytes - offset) {
+            return std::nullopt;
+        }
+        return environment_.zeroes;
+    }
+
     void submit_checked(Request& request) override {
         if (request.action == Action::read) {
             std::memset(request.data, 0, request.length);

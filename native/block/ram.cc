@@ -36,13 +36,6 @@ class Ram final : public Device {
         description_.writes_inline = true;
     }
 
-    std::optional<MemoryReference> direct_read(std::uint64_t offset, std::uint64_t length) override {
-        if (offset > description_.size_bytes || length > description_.size_bytes - offset) {
-            return std::nullopt;
-        }
-        return MemoryReference{memory_.region, offset};
-    }
-
     base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) override {
         if (!bytes || *bytes == description_.size_bytes) {
             return description_.size_bytes;
@@ -53,7 +46,7 @@ class Ram final : public Device {
         if (*bytes < description_.size_bytes) {
             release(*bytes, description_.size_bytes - *bytes);  // zeroes, should the device grow again
         }
-        auto memory = environment_.memory(name(), *bytes);
+        auto memory = environment_.memory(memory_name(spec_), *bytes);
         if (!memory.ok()) {
             return memory.error();
         }
@@ -65,6 +58,13 @@ class Ram final : public Device {
     }
 
   protected:
+    std::optional<MemoryReference> direct_read_checked(std::uint64_t offset, std::uint64_t length) override {
+        if (offset > description_.size_bytes || length > description_.size_bytes - offset) {
+            return std::nullopt;
+        }
+        return MemoryReference{memory_.region, offset};
+    }
+
     void submit_checked(Request& request) override {
         std::byte* const place = memory_.memory.data() + request.offset;
         switch (request.action) {
@@ -146,7 +146,7 @@ MadeDevice make_ram(Environment& environment, const DeviceSpec& spec) {
     if (const auto size = check_size(spec, spec.size_bytes); !size.ok()) {
         return size.error();
     }
-    auto memory = environment.memory(spec.name, spec.size_bytes);
+    auto memory = environment.memory(memory_name(spec), spec.size_bytes);
     if (!memory.ok()) {
         return memory.error();
     }

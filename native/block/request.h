@@ -40,7 +40,6 @@ struct Request {
     Action action = Action::read;
     bool force_unit_access = false;  // write, write_zeroes: on stable media before completion
     bool may_deallocate = false;     // write_zeroes: the range may be deallocated if it then reads as zeroes
-    bool must_copy = false;          // (reserved for layered devices)
     std::uint64_t offset = 0;        // bytes
     std::uint64_t length = 0;        // bytes; 0 for flush
     std::byte* data =
@@ -49,6 +48,8 @@ struct Request {
 
     // Owned by the guard and the device that has the request.
     enum class Phase : std::uint8_t { idle, submitted, completing } phase = Phase::idle;
+    bool waiting = false;    // in the guard of a suspended device; phase is `submitted`
+    bool cancelled = false;  // its owner wants it to end
     Device* device = nullptr;
     alignas(
         16) std::byte scratch[160];  // the device's own state of this request: its kernel operation, timers …

@@ -109,6 +109,11 @@ struct DeviceSpec {
     bool suspended = false;  // begins suspended
 };
 
+// Under which name a ram device's memory is kept.
+inline const std::string& memory_name(const DeviceSpec& spec) {
+    return spec.memory_name.empty() ? spec.name : spec.memory_name;
+}
+
 // Memory that a device lives in and that outlives the process; given out by the engine.
 struct PersistentMemory {
     int descriptor = -1;  // the memory file
@@ -121,7 +126,7 @@ struct Environment {
     reactor::Reactor& reactor;
     reactor::BufferPool& buffers;
     std::function<Device*(const std::string& name)> find;
-    // ram: memory of this size under this device's name; the same content again after a restart.
+    // ram: memory of this size under this name (memory_name); the same content again after a restart.
     // Asked again with another size it resizes: the content stays as far as both sizes reach, the rest is
     // zeroes.
     std::function<base::Result<PersistentMemory>(const std::string& name, std::uint64_t bytes)> memory;

@@ -54,7 +54,6 @@ void Stacked::pass_on(Child& child) {
     below.action = above.action;
     below.force_unit_access = above.force_unit_access;
     below.may_deallocate = above.may_deallocate;
-    below.must_copy = above.must_copy;
     below.offset = above.offset;
     below.length = above.length;
     below.data = above.data;

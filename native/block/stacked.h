@@ -15,6 +15,7 @@ class Stacked : public Device {
   public:
     base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) override;
     Health health() const override { return base_.device()->health(); }
+    std::vector<std::string> parts() const override { return {base_.device()->name()}; }
 
   protected:
     // The request below that stands for one above. Made on demand, kept for ever: as many as were in flight

@@ -19,7 +19,6 @@ namespace engine {
 namespace {
 
 constexpr base::Nanoseconds quarantine_poll = 2 * base::millisecond;
-constexpr base::Nanoseconds forget_poll = 5 * base::millisecond;
 constexpr base::Nanoseconds device_watch_period = 1 * base::second;
 constexpr std::size_t admissions_max = 4096;
 constexpr const char* arena_name = "arena";
@@ -41,6 +40,10 @@ Engine::Forgetting::Forgetting(Engine& owner)
 
 Engine::DeviceWatch::DeviceWatch(Engine& owner)
     : Timer(owner.reactor_, [](Timer& timer) { static_cast<DeviceWatch&>(timer).engine.watch_devices(); }),
+      engine(owner) {}
+
+Engine::DeviceNews::DeviceNews(Engine& owner)
+    : Deferred(owner.reactor_, [](Deferred& work) { static_cast<DeviceNews&>(work).engine.watch_devices(); }),
       engine(owner) {}
 
 base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options,
@@ -153,6 +156,7 @@ void Engine::build() {
     quarantine_ = std::make_unique<Quarantine>(*this);
     forgetting_ = std::make_unique<Forgetting>(*this);
     device_watch_ = std::make_unique<DeviceWatch>(*this);
+    device_news_ = std::make_unique<DeviceNews>(*this);
 }
 
 Engine::~Engine() { EK_CHECK(!thread_.joinable(), "the engine's thread is stopped and joined first"); }
@@ -302,22 +306,6 @@ void Engine::stop(std::function<void()> stopped) {
     });
 }
 
-// What stacks on a device was made after it: from the newest to the oldest.
-void Engine::close_devices() {
-    if (devices_.empty()) {
-        forgetting_->stop();
-        quarantine_->stop();
-        finish_stop();
-        return;
-    }
-    devices_.back()->close([this] {
-        post([this] {
-            devices_.pop_back();
-            close_devices();
-        });
-    });
-}
-
 void Engine::finish_stop() {
     if (!keeper_) {
         reactor_.stop();
@@ -392,87 +380,6 @@ void Engine::hear(const nvme::TargetEvent& event) {
     log(bad ? "warn" : "info", "nvme", std::move(text));
 }
 
-block::Device* Engine::find_device(const std::string& name) {
-    const auto found = std::find_if(devices_.begin(), devices_.end(),
-                                    [&](const auto& device) { return device->name() == name; });
-    return found == devices_.end() ? nullptr : found->get();
-}
-
-base::Result<DeviceStatus> Engine::add_device(const block::DeviceSpec& spec, int memory_descriptor) {
-    if (find_device(spec.name) != nullptr) {
-        return base::Error{"E_EXISTS", "a device \"" + spec.name + "\" is already there"};
-    }
-    if (devices_.size() >= limits::devices_max) {
-        return base::Error{"E_LIMIT", "no more than " + std::to_string(limits::devices_max) + " devices"};
-    }
-    if (memory_descriptor >= 0) {
-        memories_->offer(spec.name, memory_descriptor);
-    }
-    auto made = block::make_device(*environment_, spec);
-    if (!made) {
-        return made.error();
-    }
-    devices_.push_back(made.take());
-    return status_of(*devices_.back());
-}
-
-void Engine::remove_device(const std::string& name, Done done) {
-    const auto found = std::find_if(devices_.begin(), devices_.end(),
-                                    [&](const auto& device) { return device->name() == name; });
-    if (found == devices_.end()) {
-        done(base::Error{"E_NOT_FOUND", "there is no device \"" + name + "\""});
-        return;
-    }
-    if (auto claim = block::Claim::take(**found, block::Access::read_write, "removal"); !claim) {
-        done(base::Error{"E_BUSY", claim.error().message});
-        return;
-    }
-    closing_devices_.push_back(std::move(*found));
-    devices_.erase(found);
-    block::Device* device = closing_devices_.back().get();
-    device->close([this, device, name, done = std::move(done)]() mutable {
-        post([this, device, name, done = std::move(done)]() mutable {
-            std::erase_if(closing_devices_, [&](const auto& closing) { return closing.get() == device; });
-            device_states_.erase(name);
-            forget_memory(name, std::move(done));
-        });
-    });
-}
-
-// Responses may still be on their way from the device's memory.
-void Engine::forget_memory(const std::string& name, Done done) {
-    forgetting_->names.emplace_back(name, std::move(done));
-    forget_memories();
-}
-
-void Engine::forget_memories() {
-    for (auto& [name, done] : std::exchange(forgetting_->names, {})) {
-        const std::uint16_t region = memories_->region_of(name);
-        if (region != 0 && transport_ && transport_->sends_from(region)) {
-            forgetting_->names.emplace_back(std::move(name), std::move(done));
-            continue;
-        }
-        memories_->forget(name);
-        written_bytes_.erase(name);
-        if (huge_pages_) {
-            huge_pages_->forget(name);
-        }
-        done({});
-    }
-    if (!forgetting_->names.empty()) {
-        forgetting_->start_after(forget_poll);
-    }
-}
-
-base::Result<std::uint64_t> Engine::resize_device(const std::string& name,
-                                                  std::optional<std::uint64_t> bytes) {
-    block::Device* device = find_device(name);
-    if (device == nullptr) {
-        return base::Error{"E_NOT_FOUND", "there is no device \"" + name + "\""};
-    }
-    return device->resize(bytes);
-}
-
 base::Result<void> Engine::add_namespace(const std::string& nqn, const nvme::NamespaceSpec& spec) {
     block::Device* device = find_device(spec.device);
     if (device == nullptr) {
@@ -499,12 +406,6 @@ std::uint32_t Engine::disconnect_host(const std::string& host_nqn, const std::st
                    (subsystem.empty() || subsystem == controller->subsystem().nqn());
         },
         "disconnected by the operator");
-}
-
-DeviceStatus Engine::status_of(block::Device& device) {
-    const block::Device::Health health = device.health();
-    return DeviceStatus{device.name(),     device.kind(),     health.state,       health.reason,
-                        device.describe(), device.counters(), device.claimed_by()};
 }
 
 Status Engine::status() {
@@ -716,45 +617,6 @@ Adoption Engine::adopt() {
         remember(arena_.slot<RestartArea>(Region::restarts, 0), record);
     }
     return adoption;
-}
-
-// A successor waits until this process has let go of all that it has mapped.
-void Engine::make_pages_huge(block::Device& device) {
-    const int descriptor = keeper_ ? memories_->descriptor_of(device.name()) : -1;
-    if (descriptor < 0) {
-        return;
-    }
-    const std::uint64_t written = device.counters().bytes[static_cast<std::size_t>(block::Action::write)];
-    std::uint64_t& known = written_bytes_[device.name()];
-    if (known == written) {
-        return;
-    }
-    known = written;
-    if (!huge_pages_) {
-        huge_pages_ = std::make_unique<HugePages>();
-    }
-    huge_pages_->look_at(device.name(), descriptor);
-}
-
-void Engine::watch_devices() {
-    for (auto& device : devices_) {
-        make_pages_huge(*device);
-        const block::Device::Health health = device->health();
-        std::string& known = device_states_[device->name()];
-        if (known == health.state || (known.empty() && health.state == "ok")) {
-            continue;
-        }
-        known = health.state;
-        if (sink_) {
-            Event event;
-            event.kind = Event::Kind::device;
-            event.device = device->name();
-            event.state = health.state;
-            event.reason = health.reason;
-            sink_(std::move(event));
-        }
-    }
-    device_watch_->start_after(device_watch_period);
 }
 
 }  // namespace engine

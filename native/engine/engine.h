@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -60,6 +61,10 @@ struct DeviceStatus {
     block::Description description;
     block::Counters counters;
     std::vector<std::string> claimed_by;
+    std::string identity;
+    bool suspended = false;
+    block::Details details;
+    std::vector<std::string> parts;
 };
 
 struct NamespaceStatus {
@@ -144,6 +149,12 @@ class Engine {
     base::Result<DeviceStatus> add_device(const block::DeviceSpec& spec, int memory_descriptor);
     void remove_device(const std::string& name, Done done);  // E_NOT_FOUND, E_BUSY (claimed)
     base::Result<std::uint64_t> resize_device(const std::string& name, std::optional<std::uint64_t> bytes);
+    base::Result<void> suspend_device(const std::string& name);
+    base::Result<void> resume_device(const std::string& name);
+    void device_command(const std::string& name, const block::Command& command, Done done);
+    // The device of that name is closed and made anew; whoever uses it goes on with the new one, which has
+    // the same block size and at least the same size. If that fails the former is made again.
+    void replace_device(const block::DeviceSpec& spec, Done done);
 
     nvme::Target& target() { return *target_; }
     transport::TcpTransport& transport() { return *transport_; }
@@ -198,6 +209,11 @@ class Engine {
         Engine& engine;
         std::vector<std::pair<std::string, Done>> names;
     };
+    // Asked for by devices whose state may have changed.
+    struct DeviceNews : reactor::Deferred {
+        explicit DeviceNews(Engine& engine);
+        Engine& engine;
+    };
     // Tells of devices whose state changed.
     struct DeviceWatch : reactor::Timer {
         explicit DeviceWatch(Engine& engine);
@@ -239,8 +255,25 @@ class Engine {
     void quarantine_buffers();
     void check_quarantine();
     void watch_devices();
-    void make_pages_huge(block::Device& device);
+    void make_pages_huge(const block::Device& device);
     DeviceStatus status_of(block::Device& device);
+    block::Device::Health health_of(const block::Device& device) const;
+
+    // devices.cc
+    struct Exchange;
+    using DevicePlace = std::vector<std::unique_ptr<block::Device>>::iterator;
+    DevicePlace place_of(const std::string& name);
+    base::Result<std::unique_ptr<block::Device>> make_device(const block::DeviceSpec& spec);
+    base::Result<block::Device*> device_to_change(const std::string& name);
+    void begin_change(const std::string& name);
+    void end_change(const std::string& name);
+    bool stands_on(const std::string& upper, const std::string& lower) const;
+    void make_successor(const std::shared_ptr<Exchange>& exchange);
+    void restore_former(const std::shared_ptr<Exchange>& exchange, const base::Error& why);
+    void put_in_place(const std::string& name, std::unique_ptr<block::Device> successor);
+    bool memory_is_used(const std::string& memory) const;
+    std::vector<std::string> parts_of(const block::Device& device) const;
+    void discard(const std::string& name, Done done);
 
     Options options_;
     durable::Arena arena_;
@@ -255,14 +288,18 @@ class Engine {
     transport::MemoryRegions regions_;
     std::unique_ptr<Memories> memories_;
     std::unique_ptr<block::Environment> environment_;
-    std::vector<std::unique_ptr<block::Device>>
-        devices_;  // in the order of creation: bases before what stacks on them
+    std::vector<std::unique_ptr<block::Device>> devices_;
+    std::map<std::string, block::DeviceSpec> specs_;  // by the device's name
+    std::map<std::string, std::string> failed_;       // closed, and could not be made again: why
+    std::set<std::string> changing_;                  // being exchanged: nobody else may begin
+    bool stop_waits_ = false;                         // for the end of the exchanges
     std::vector<std::unique_ptr<block::Device>> closing_devices_;
     std::unique_ptr<nvme::Target> target_;
     std::unique_ptr<transport::TcpTransport> transport_;
     std::unique_ptr<Quarantine> quarantine_;
     std::unique_ptr<Forgetting> forgetting_;
     std::unique_ptr<DeviceWatch> device_watch_;
+    std::unique_ptr<DeviceNews> device_news_;
     std::vector<Offer> offers_;
     std::function<void(const Takeover&)> taken_;
     bool going_ = false;

@@ -461,7 +461,7 @@ bool QueuePair::writes_inline(const Command& command) const {
         return false;
     }
     Namespace* const ns = controller_->find_namespace(sqe.nsid);
-    return ns != nullptr && !ns->removing() && ns->ranges.is_open() && ns->device().describe().writes_inline;
+    return ns != nullptr && !ns->removing() && ns->ranges.is_open() && ns->device().writes_inline();
 }
 
 void QueuePair::execute(Command& command) {

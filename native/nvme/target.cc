@@ -306,6 +306,9 @@ base::Result<void> Target::add_namespace(const std::string& nqn, const Namespace
         return error("E_INVALID", what + ": the NGUID must not be zero");
     }
     const std::uint32_t block_bytes = device.describe().block_bytes;
+    if (device.describe().size_bytes == 0) {
+        return error("E_NOT_READY", what + ": the size of device " + device.name() + " is not known yet");
+    }
     if (block_bytes < 512 || block_bytes > limits::page_bytes || !std::has_single_bit(block_bytes) ||
         device.describe().size_bytes < block_bytes) {
         return error("E_INVALID", what + ": device " + device.name() + " has no blocks of 512 to 4096 bytes");

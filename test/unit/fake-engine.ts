@@ -63,6 +63,10 @@ export class FakeEngine implements NativeEngine {
       completed: [],
       bytes: [],
       claimedBy: [],
+      identity: "",
+      suspended: spec.suspended,
+      details: [],
+      parts: [],
     };
   };
   removeDevice: NativeEngine["removeDevice"] = (name) => this.call(`removeDevice ${name}`);
@@ -70,6 +74,12 @@ export class FakeEngine implements NativeEngine {
     await this.call(`resizeDevice ${name} ${sizeBytes ?? "rescan"}`);
     return sizeBytes ?? 0n;
   };
+  suspendDevice: NativeEngine["suspendDevice"] = (name) => this.call(`suspendDevice ${name}`);
+  resumeDevice: NativeEngine["resumeDevice"] = (name) => this.call(`resumeDevice ${name}`);
+  replaceDevice: NativeEngine["replaceDevice"] = (spec) =>
+    this.call(`replaceDevice ${spec.name} ${spec.kind}`);
+  deviceCommand: NativeEngine["deviceCommand"] = (name, verb, args) =>
+    this.call(`deviceCommand ${name} ${verb} ${JSON.stringify(args)}`);
   addSubsystem: NativeEngine["addSubsystem"] = (spec) =>
     this.call(`addSubsystem ${spec.nqn} ${spec.allowAnyHost ? "any" : spec.hosts.join(",")}`);
   removeSubsystem: NativeEngine["removeSubsystem"] = (nqn) => this.call(`removeSubsystem ${nqn}`);

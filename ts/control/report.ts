@@ -53,7 +53,15 @@ function deviceReports(
 ): DeviceReport[] {
   const present = engine.devices.map((device): DeviceReport => {
     const wanted = actual.devices.find(({ name }) => name === device.name);
-    const { claimedBy, sizeBytes, ...rest } = device;
+    const {
+      claimedBy,
+      sizeBytes,
+      identity: _identity,
+      suspended: _suspended,
+      details: _details,
+      parts: _parts,
+      ...rest
+    } = device;
     return {
       ...rest,
       sizeBytes: Number(sizeBytes),

@@ -27,7 +27,20 @@ async function logicalBlockBytes(path: string): Promise<number> {
 async function deviceSpec(device: DeviceWanted): Promise<DeviceSpec> {
   const automatic = device.kind === "blockdev" && device.blockBytes === 0 && device.path !== null;
   const blockBytes = automatic ? await logicalBlockBytes(device.path ?? "") : device.blockBytes;
-  return { ...device, blockBytes, memoryDescriptor: null };
+  return {
+    ...device,
+    blockBytes,
+    parts: [],
+    chunkBytes: 0n,
+    mirror: null,
+    remote: null,
+    tcmu: null,
+    migration: null,
+    memoryName: null,
+    known: null,
+    suspended: false,
+    memoryDescriptor: null,
+  };
 }
 
 function subsystemSpec(subsystem: SubsystemWanted): SubsystemSpec {

@@ -78,6 +78,13 @@ export const errorTable = {
     fix: "remove what the message names first",
     exit: 4,
   },
+  E_NOT_READY: {
+    text: "it is not ready yet",
+    cause:
+      "its medium has not been seen, so that its size is not known, or work that comes first is not done",
+    fix: "keel ls devices shows its state and why; try again when it is ok",
+    exit: 4,
+  },
   E_NOT_SUPPORTED: {
     text: "this kind of object cannot do that",
     cause: "the operation belongs to another kind of device",

@@ -31,9 +31,55 @@ export type EngineOptions = {
   discoveryGeneration: bigint;
 };
 
+/** A part of a volume: a range of another device. */
+export type PartSpec = { device: string; startBytes: bigint; sizeBytes: bigint };
+
+export type MirrorSpec = {
+  /** 32 hexadecimal digits: a leg of another volume is foreign. */
+  volume: string;
+  /** One bit of the dirty bitmap; 0: chosen by the size. */
+  regionBytes: number;
+  checksums: boolean;
+  assumeClean: boolean;
+  whenLost: "fail" | "freeze";
+  resyncBytesPerSecond: bigint;
+};
+
+export type RemoteSpec = {
+  addresses: string[];
+  subnqn: string;
+  hostnqn: string;
+  /** 32 hexadecimal digits. */
+  hostid: string;
+  nsid: number;
+  headerDigest: boolean;
+  dataDigest: boolean;
+  ioQueues: number;
+  depth: number;
+  katoMs: number;
+  pingMs: number;
+  timeoutMs: number;
+  deadlineMs: number;
+  whenLost: "fail" | "freeze";
+};
+
+export type TcmuSpec = {
+  handler: string;
+  library: string;
+  configuration: string;
+  timeoutMs: number;
+  whenLost: "resend" | "fail";
+};
+
+export type MigrationSpec = { source: string; destination: string; bytesPerSecond: bigint };
+
+/** What was found out when the device was first opened, given back at each later start. */
+export type KnownFacts = { sizeBytes: bigint; blockBytes: number; identity: string };
+
 export type DeviceSpec = {
   name: string;
-  kind: "ram" | "file" | "blockdev" | "null" | "delay" | "error";
+  /** One of the table in native/block/kinds.cc. */
+  kind: string;
   sizeBytes: bigint;
   blockBytes: number;
   readOnly: boolean;
@@ -48,6 +94,19 @@ export type DeviceSpec = {
   errorOffset: bigint;
   errorLength: bigint;
   errorCount: bigint;
+  /** linear, stripe, mirror */
+  parts: PartSpec[];
+  /** stripe */
+  chunkBytes: bigint;
+  mirror: MirrorSpec | null;
+  remote: RemoteSpec | null;
+  tcmu: TcmuSpec | null;
+  migration: MigrationSpec | null;
+  /** ram: the name under which its memory is kept; null: the device's. */
+  memoryName: string | null;
+  known: KnownFacts | null;
+  /** Begins suspended. */
+  suspended: boolean;
   /** A descriptor of the memory that a ram device lives in, held by a keeper; null: the engine makes it. */
   memoryDescriptor: number | null;
 };
@@ -71,6 +130,14 @@ export type DeviceStatus = {
   completed: number[];
   bytes: number[];
   claimedBy: string[];
+  /** Of the medium, as far as it tells; empty: none, or not known yet. */
+  identity: string;
+  /** By suspendDevice. */
+  suspended: boolean;
+  /** What only its kind has to tell: keys in snake_case, a repeated part's name between dots. */
+  details: [string, string | bigint][];
+  /** The devices that it stands on. */
+  parts: string[];
 };
 
 export type SubsystemSpec = {
@@ -383,6 +450,14 @@ export type NativeEngine = {
   removeDevice(name: string): Promise<void>;
   /** null: takes the medium's present size. Answers the new size. */
   resizeDevice(name: string, sizeBytes: bigint | null): Promise<bigint>;
+
+  /** Requests to it wait from now on, until it is resumed; those that it has go on. */
+  suspendDevice(name: string): Promise<void>;
+  resumeDevice(name: string): Promise<void>;
+  /** Closes the device of that name and makes it anew; who uses it waits meanwhile. On failure the former is back. */
+  replaceDevice(spec: DeviceSpec): Promise<void>;
+  /** An operation that only one kind knows. E_NOT_SUPPORTED: not a verb of this kind. */
+  deviceCommand(name: string, verb: string, args: Record<string, string>): Promise<void>;
 
   addSubsystem(spec: SubsystemSpec): Promise<void>;
   removeSubsystem(nqn: string): Promise<void>;

@@ -1,6 +1,6 @@
 // Gets ready for the tests: the system packages that the suites need, the npm packages, an up-to-date build.
 // Works in a fresh clone. What cannot be installed is named with the command that installs it: packages that
-// only the guest suites need are then reported and those suites skip, the others are required.
+// only some tests need are then reported and those tests skip, the others are required.
 
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -10,6 +10,7 @@ import {
   buildPackages,
   checkPackages,
   guestPackages,
+  handlerPackages,
   installCommand,
   installPackages,
   mayInstall,
@@ -17,7 +18,7 @@ import {
   unitPackages,
 } from "./system.mjs";
 
-const optional = new Set(guestPackages);
+const optional = new Set([...guestPackages, ...handlerPackages]);
 
 function systemPackages(wanted) {
   let absent = missing(wanted);
@@ -31,7 +32,7 @@ function systemPackages(wanted) {
   if (absent.length === 0) return true;
   const required = absent.some((name) => !optional.has(name));
   console.log(
-    `  ${required ? "missing" : "missing, the guest tests will be skipped"}: ${installCommand(absent)}`,
+    `  ${required ? "missing" : "missing, tests that need them will be skipped"}: ${installCommand(absent)}`,
   );
   return !required;
 }
@@ -53,7 +54,14 @@ const run = (command, args) =>
 /** True when the given suites can run. */
 export function setUp(suites) {
   const guest = suites.some((name) => name === "guest" || name === "crash");
-  const packages = [...buildPackages, ...checkPackages, ...unitPackages, ...(guest ? guestPackages : [])];
+  const handlers = guest || suites.includes("unit");
+  const packages = [
+    ...buildPackages,
+    ...checkPackages,
+    ...unitPackages,
+    ...(guest ? guestPackages : []),
+    ...(handlers ? handlerPackages : []),
+  ];
   if (!systemPackages(packages)) return false;
   if (!nodeModulesCurrent() && !run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
     return false;

@@ -27,6 +27,8 @@ const runtimeOfClang = () =>
     existsSync(`/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-${cpu}.a`),
   );
 
+const handlerFolders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+
 /** Presence is asked of the file system, not of dpkg: what was installed by other means counts too. */
 const present = {
   "g++": () => process.env.CXX !== undefined || binary("g++")(),
@@ -47,11 +49,16 @@ const present = {
   iproute2: binary("ip"),
   xfsprogs: binary("mkfs.xfs"),
   e2fsprogs: binary("mkfs.ext4"),
+  "tcmu-runner": () =>
+    handlerFolders.some((folder) => existsSync(join(folder, "tcmu-runner/handler_qcow.so"))),
+  "qemu-utils": binary("qemu-img"),
 };
 
 export const buildPackages = ["g++", "make", "python3", "liburing-dev", "libisal-dev"];
 export const checkPackages = ["clang-format-14"];
 export const unitPackages = ["doctest-dev", "clang-14", "libclang-rt-14-dev"];
+/** Packaged tcmu-runner handlers and what checks their images; without them those tests skip. */
+export const handlerPackages = ["tcmu-runner", "qemu-utils"];
 export const guestPackages = [
   "qemu-system-x86",
   "busybox-static",

@@ -486,14 +486,15 @@ Device::Health Tcmu::health() const {
     if (state_ == State::serving) {
         return {};
     }
+    const std::string& reason = lost_reason_.empty() ? reason_ : lost_reason_;
     if (foreign_) {
-        return {"foreign", reason_};
+        return {"foreign", reason};
     }
     if (state_ == State::opening && channel_->stage() == Stage::waiting_for_lock) {
         return {"waiting for lock", reason_};
     }
     if (starts_ > 1 || state_ != State::opening) {
-        return {served_ ? "restarting" : "failed", lost_reason_.empty() ? reason_ : lost_reason_};
+        return {served_ ? "restarting" : "failed", reason};
     }
     return {"starting", "the handler \"" + spec_.tcmu.handler + "\" opens " + spec_.tcmu.configuration};
 }

@@ -16,7 +16,12 @@ import { makeRandom } from "./random.js";
 const context = {
   node: "stor1",
   paths: { state: "/var/lib/keel", rpcSocket: "/run/keel/rpc.sock" },
-  identities: { server: "0123456789abcdef0123456789abcdef" as Hex128, namespaces: {}, serials: {} },
+  identities: {
+    server: "0123456789abcdef0123456789abcdef" as Hex128,
+    namespaces: {},
+    serials: {},
+    volumes: {},
+  },
   firmware: "0.1.0",
 };
 

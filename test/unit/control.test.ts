@@ -511,3 +511,183 @@ test("a reload changes no name and no limit of the running server, and its succe
     await end(bench);
   });
 });
+
+const migrated: JsonObject = {
+  devices: { d: { ram: "1MiB" } },
+  subsystems: { s: { namespaces: [{ id: 1, device: "d" }], hosts: "any" } },
+};
+
+test("a migration is recorded before it begins and is true from one record on when it ends", async () => {
+  await withDirectory(async (path) => {
+    const { engine, server, directory } = await startServer(path, migrated);
+    engine.take();
+    const begun = await server.volumes.migrate("d", { spec: { file: "/new", size: "1MiB" } }, "5MiB", plain);
+    assert.deepEqual(engine.take(), ["beginMigration d d@destination file 5242880"]);
+    assert.equal(begun.job, 1);
+    let recorded = "";
+    engine.prepareMigration = async () => {
+      engine.calls.push("prepareMigration d");
+    };
+    engine.commitMigration = async () => {
+      recorded = JSON.stringify(directory.changes);
+      engine.calls.push("commitMigration d");
+    };
+    await server.volumes.finishMigration("d");
+    assert.deepEqual(engine.take(), ["prepareMigration d", "commitMigration d"]);
+    const { previous, changes } = JSON.parse(recorded) as { previous: unknown; changes: { now: unknown }[] };
+    assert.equal(previous, null);
+    assert.deepEqual(
+      changes.map(({ now }) => now),
+      [{ file: "/new", size: "1MiB" }],
+    );
+    await end({ engine, server, directory, path });
+  });
+});
+
+test("a migration that cannot be recorded goes on as it was", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, migrated);
+    await bench.server.volumes.migrate("d", { spec: { file: "/new", size: "1MiB" } }, null, plain);
+    bench.engine.take();
+    bench.directory.writeChanges = () => Promise.reject(new KeelError("E_STATE_WRITE", "full"));
+    await assert.rejects(bench.server.volumes.finishMigration("d"), /full/);
+    assert.deepEqual(bench.engine.take(), ["prepareMigration d", "resumeDevice d"]);
+    await end(bench);
+  });
+});
+
+test("a migration goes on after a restart, with its job, and can be called off then", async () => {
+  await withDirectory(async (path) => {
+    const first = await startServer(path, migrated);
+    await first.server.volumes.migrate("d", { spec: { ram: "2MiB" } }, null, plain);
+    await end(first);
+    const second = await startServer(path, migrated);
+    const made = second.engine.take().filter((call) => call.startsWith("addDevice"));
+    assert.deepEqual(made, [
+      "addDevice d@source ram 1048576",
+      "addDevice d@destination ram 2097152",
+      "addDevice d migration 0",
+    ]);
+    assert.equal(second.engine.specs.get("d@source")?.memoryName, "d");
+    assert.equal(second.engine.specs.get("d@destination")?.memoryName, "d@2");
+    assert.deepEqual(
+      second.directory.jobs.jobs.map(({ id, state }) => [id, state]),
+      [[1, "running"]],
+    );
+    await second.server.volumes.cancelJob(1);
+    assert.deepEqual(second.engine.take(), ["cancelMigration d"]);
+    assert.deepEqual(second.directory.changes.changes, []);
+    assert.deepEqual(
+      second.directory.jobs.jobs.map(({ state }) => state),
+      ["cancelled"],
+    );
+    await end(second);
+  });
+});
+
+test("what is being copied cannot be changed from the side", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, migrated);
+    await bench.server.volumes.migrate("d", { spec: { file: "/new", size: "1MiB" } }, null, plain);
+    await assert.rejects(
+      bench.server.change((raw) => {
+        (raw["devices"] as JsonObject)["d"] = { file: "/new", size: "1MiB" };
+        return raw;
+      }, plain),
+      /is being copied/,
+    );
+    await assert.rejects(
+      bench.server.volumes.migrate("d", { spec: { ram: "1MiB" } }, null, plain),
+      /already/,
+    );
+    await end(bench);
+  });
+});
+
+test("a suspended device is suspended again after a restart", async () => {
+  await withDirectory(async (path) => {
+    const first = await startServer(path, migrated);
+    first.engine.take();
+    await first.server.volumes.suspend("d");
+    assert.deepEqual(first.engine.take(), ["suspendDevice d"]);
+    await end(first);
+    const second = await startServer(path, migrated);
+    assert.equal(second.engine.specs.get("d")?.suspended, true);
+    second.engine.take();
+    await second.server.volumes.resume("d");
+    assert.deepEqual(second.engine.take(), ["resumeDevice d"]);
+    assert.deepEqual(second.directory.changes.changes, []);
+    await end(second);
+  });
+});
+
+test("a mirror has the same volume after a restart, and another one of the same name has another", async () => {
+  await withDirectory(async (path) => {
+    const raw: JsonObject = {
+      devices: { a: { ram: "1MiB" }, b: { ram: "1MiB" }, m: { mirror: ["a", "b"] } },
+    };
+    const prepare = (engine: FakeEngine): void => {
+      engine.sizes.set("m", 1n << 20n);
+    };
+    const first = await startServer(path, raw, prepare);
+    const volume = first.engine.specs.get("m")?.mirror?.volume;
+    assert.match(volume ?? "", /^[0-9a-f]{32}$/);
+    await end(first);
+    const second = await startServer(path, raw, prepare);
+    assert.equal(second.engine.specs.get("m")?.mirror?.volume, volume);
+    await second.server.change((now) => {
+      delete (now["devices"] as JsonObject)["m"];
+      return now;
+    }, plain);
+    await second.server.change((now) => {
+      (now["devices"] as JsonObject)["m"] = { mirror: ["a", "b"] };
+      return now;
+    }, plain);
+    assert.notEqual(second.engine.specs.get("m")?.mirror?.volume, volume);
+    await end(second);
+  });
+});
+
+test("size and identity of a remote medium are given back at the next start", async () => {
+  await withDirectory(async (path) => {
+    const raw: JsonObject = {
+      devices: { far: { "nvme-tcp": "10.0.0.9:4420", nqn: "nqn.2026-11.example.keel:far:d" } },
+    };
+    const first = await startServer(path, raw, (engine) => engine.sizes.set("far", 1n << 20n));
+    const device = first.engine.devices.get("far");
+    assert.ok(device);
+    device.identity = "uuid.77";
+    first.engine.emit({ type: "device", device: "far", state: "ok", reason: "" });
+    await first.server.change((now) => now, plain);
+    await end(first);
+    const second = await startServer(path, raw);
+    const known = { sizeBytes: 1n << 20n, blockBytes: 4096, identity: "uuid.77" };
+    assert.deepEqual(second.engine.specs.get("far")?.known, known);
+    await second.server.volumes.accept("far");
+    assert.equal(second.engine.specs.get("far")?.known, null);
+    await end(second);
+  });
+});
+
+test("a migration that has copied everything is finished, and its job ends", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, migrated);
+    await bench.server.volumes.migrate("d", { spec: { file: "/new", size: "1MiB" } }, null, plain);
+    const spec = bench.engine.specs.get("d");
+    assert.ok(spec);
+    await bench.engine.addDevice({ ...spec, kind: "migration" });
+    const device = bench.engine.devices.get("d");
+    assert.ok(device);
+    device.details = [["state", "copied"]];
+    bench.engine.emit({ type: "device", device: "d", state: "ok", reason: "copied" });
+    const deadline = Date.now() + 20_000;
+    while (bench.directory.jobs.jobs[0]?.state === "running") {
+      assert.ok(Date.now() < deadline, "the job ends");
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    assert.equal(bench.directory.jobs.jobs[0]?.state, "done");
+    assert.ok(bench.engine.take().includes("commitMigration d"));
+    assert.deepEqual(bench.server.configuration["devices"], { d: { file: "/new", size: "1MiB" } });
+    await end(bench);
+  });
+});

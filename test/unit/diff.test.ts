@@ -11,7 +11,12 @@ import { makeRandom, type Random } from "./random.js";
 const context = {
   node: "n",
   paths: { state: "/s", rpcSocket: "/r" },
-  identities: { server: "0123456789abcdef0123456789abcdef" as Hex128, namespaces: {}, serials: {} },
+  identities: {
+    server: "0123456789abcdef0123456789abcdef" as Hex128,
+    namespaces: {},
+    serials: {},
+    volumes: {},
+  },
   firmware: "0.1.0",
 };
 const stateOf = (raw: JsonObject): State =>

@@ -1,7 +1,13 @@
 // A recorder in the place of the engine: tests of the control plane look at the order of calls and make some of them
 // fail. What the engine really does is the protocol tests' business.
 
-import type { EngineEvent, EngineStatus, NativeEngine } from "../../dist/native/addon.js";
+import type {
+  DeviceSpec,
+  DeviceStatus,
+  EngineEvent,
+  EngineStatus,
+  NativeEngine,
+} from "../../dist/native/addon.js";
 
 export const noRestarts = {
   restarts: 0,
@@ -43,8 +49,29 @@ export class FakeEngine implements NativeEngine {
     this.calls.push("start");
   }
   stop = (): Promise<void> => this.call("stop");
+  /** What the engine tells of its devices. */
+  readonly devices = new Map<string, DeviceStatus>();
+  /** Sizes of media that a spec does not tell; 0: not known yet. */
+  readonly sizes = new Map<string, bigint>();
+  readonly specs = new Map<string, DeviceSpec>();
+
+  private made(spec: DeviceSpec): DeviceStatus {
+    const size = this.sizes.get(spec.name) ?? spec.known?.sizeBytes ?? spec.sizeBytes;
+    const status = {
+      ...this.plain(spec),
+      sizeBytes: size === 0n && !["nvme", "tcmu", "mirror"].includes(spec.kind) ? 4096n : size,
+    };
+    this.devices.set(spec.name, status);
+    this.specs.set(spec.name, spec);
+    return status;
+  }
+
   addDevice: NativeEngine["addDevice"] = async (spec) => {
     await this.call(`addDevice ${spec.name} ${spec.kind} ${spec.sizeBytes}`);
+    return this.made(spec);
+  };
+
+  private plain(spec: DeviceSpec): DeviceStatus {
     return {
       name: spec.name,
       kind: spec.kind,
@@ -63,23 +90,33 @@ export class FakeEngine implements NativeEngine {
       completed: [],
       bytes: [],
       claimedBy: [],
-      identity: "",
+      identity: spec.known?.identity ?? "",
       suspended: spec.suspended,
       details: [],
-      parts: [],
+      parts: spec.parts.map(({ device }) => device),
     };
+  }
+  removeDevice: NativeEngine["removeDevice"] = async (name) => {
+    await this.call(`removeDevice ${name}`);
+    this.devices.delete(name);
   };
-  removeDevice: NativeEngine["removeDevice"] = (name) => this.call(`removeDevice ${name}`);
+  suspendDevice: NativeEngine["suspendDevice"] = (name) => this.call(`suspendDevice ${name}`);
+  resumeDevice: NativeEngine["resumeDevice"] = (name) => this.call(`resumeDevice ${name}`);
+  replaceDevice: NativeEngine["replaceDevice"] = async (spec) => {
+    await this.call(`replaceDevice ${spec.name} ${spec.kind}`);
+    this.made(spec);
+  };
+  deviceCommand: NativeEngine["deviceCommand"] = (name, verb, given) =>
+    this.call(`${verb} ${name} ${Object.values(given).join(" ")}`.trimEnd());
+  beginMigration: NativeEngine["beginMigration"] = (name, destination, rate) =>
+    this.call(`beginMigration ${name} ${destination.name} ${destination.kind} ${rate}`);
+  prepareMigration: NativeEngine["prepareMigration"] = (name) => this.call(`prepareMigration ${name}`);
+  commitMigration: NativeEngine["commitMigration"] = (name) => this.call(`commitMigration ${name}`);
+  cancelMigration: NativeEngine["cancelMigration"] = (name) => this.call(`cancelMigration ${name}`);
   resizeDevice: NativeEngine["resizeDevice"] = async (name, sizeBytes) => {
     await this.call(`resizeDevice ${name} ${sizeBytes ?? "rescan"}`);
     return sizeBytes ?? 0n;
   };
-  suspendDevice: NativeEngine["suspendDevice"] = (name) => this.call(`suspendDevice ${name}`);
-  resumeDevice: NativeEngine["resumeDevice"] = (name) => this.call(`resumeDevice ${name}`);
-  replaceDevice: NativeEngine["replaceDevice"] = (spec) =>
-    this.call(`replaceDevice ${spec.name} ${spec.kind}`);
-  deviceCommand: NativeEngine["deviceCommand"] = (name, verb, args) =>
-    this.call(`deviceCommand ${name} ${verb} ${JSON.stringify(args)}`);
   addSubsystem: NativeEngine["addSubsystem"] = (spec) =>
     this.call(`addSubsystem ${spec.nqn} ${spec.allowAnyHost ? "any" : spec.hosts.join(",")}`);
   removeSubsystem: NativeEngine["removeSubsystem"] = (nqn) => this.call(`removeSubsystem ${nqn}`);
@@ -133,7 +170,7 @@ export class FakeEngine implements NativeEngine {
   };
   status: NativeEngine["status"] = async (): Promise<EngineStatus> => ({
     version: "0",
-    devices: [],
+    devices: [...this.devices.values()],
     subsystems: [],
     controllers: [],
     connections: [],

@@ -41,6 +41,7 @@ const status = (changes: Partial<ServerStatus> = {}): ServerStatus => ({
   keeper: null,
   restarts: noRestarts,
   restartFailure: null,
+  jobs: [],
   devices: [
     {
       name: "d",
@@ -62,6 +63,11 @@ const status = (changes: Partial<ServerStatus> = {}): ServerStatus => ({
       completed: [5, 6, 7, 8, 9],
       bytes: [1, 2, 0, 4, 5],
       usedBy: [],
+      parts: [],
+      ranges: [],
+      identity: "",
+      suspended: false,
+      details: {},
     },
   ],
   subsystems: [

@@ -1,11 +1,13 @@
 // Every method of the control socket.
 
 import { z } from "zod";
+import { dstMethods } from "./dst-methods.js";
 import { keelMethods } from "./keel-methods.js";
 import { type Method, method } from "./method.js";
 import { spdkMethods } from "./spdk-methods.js";
+import { volumeMethods } from "./volume-methods.js";
 
-const own: readonly Method[] = [...keelMethods, ...spdkMethods];
+const own: readonly Method[] = [...keelMethods, ...volumeMethods, ...dstMethods, ...spdkMethods];
 
 export const methods: readonly Method[] = [
   ...own,

@@ -127,6 +127,161 @@ function namespaces(program: Command): void {
     );
 }
 
+const volumeCommands = () => import("./commands/volumes.js");
+
+function devices(program: Command): void {
+  const device = program.command("device").description("devices and volumes");
+  asking(device.command("ls", { isDefault: true }))
+    .description("every device")
+    .action(async (options) => (await volumeCommands()).devicesCommand(options));
+  changing(device.command("add"))
+    .description("make a device")
+    .argument("<name>", "its name")
+    .argument("<spec>", "what it is, as in the configuration: '{mirror: [a, b]}'")
+    .action(async (name, spec, options) => (await volumeCommands()).deviceAddCommand(name, spec, options));
+  changing(device.command("remove"))
+    .description("remove a device that nothing uses")
+    .argument("<name>", "its name")
+    .action(async (name, options) => (await volumeCommands()).deviceRemoveCommand(name, options));
+  for (const verb of ["suspend", "resume"] as const) {
+    changing(device.command(verb))
+      .description(verb === "suspend" ? "let what is asked of it wait" : "let it go on")
+      .argument("<name>", "its name")
+      .action(async (name, options) => (await volumeCommands()).suspendCommand(verb, name, options));
+  }
+  changing(device.command("replace"))
+    .description("give it another medium that has the content already; whoever uses it goes on")
+    .argument("<name>", "its name")
+    .argument("<spec>", "what it is from now on")
+    .action(async (name, spec, options) =>
+      (await volumeCommands()).deviceReplaceCommand(name, spec, options),
+    );
+  changing(device.command("migrate"))
+    .description("copy it to another place while it is used, then go on there")
+    .argument("<name>", "its name")
+    .argument("[spec]", "what the other place is: '{file: /srv/new.img, size: 1GiB, create: true}'")
+    .option("--to <device>", "a device that nothing uses, instead of a spec; it becomes this one")
+    .option("--rate <size>", "copy at most so much per second")
+    .option("--wait", "follow it to its end")
+    .option("--cancel", "call it off: the device stays where it was")
+    .action(async (name, spec, options) =>
+      (await volumeCommands()).migrateCommand(name, spec ?? null, options),
+    );
+  changing(device.command("grow"))
+    .description("append a range of another device to a linear volume")
+    .argument("<name>", "the volume")
+    .argument("<device>", "the other device")
+    .option("--start <size>", "where the range begins (default: 0)")
+    .option("--size <size>", "how long it is (default: to the end)")
+    .action(async (name, part, options) => (await volumeCommands()).deviceGrowCommand(name, part, options));
+  asking(device.command("accept"))
+    .description("take the medium that is there now, although another one was there before")
+    .argument("<name>", "its name")
+    .action(async (name, options) => (await volumeCommands()).deviceAcceptCommand(name, options));
+}
+
+function mirrors(program: Command): void {
+  const mirror = program.command("mirror").description("the legs of a mirror");
+  const waiting = (command: Command): Command => command.option("--wait", "follow the job to its end");
+  waiting(changing(mirror.command("add")))
+    .description("add a leg; it is filled while the mirror is used")
+    .argument("<mirror>", "the mirror")
+    .argument("<device>", "the new leg")
+    .action(async (name, device, options) =>
+      (await volumeCommands()).mirrorAddCommand(name, device, options),
+    );
+  changing(mirror.command("remove"))
+    .description("take a leg away for good")
+    .argument("<mirror>", "the mirror")
+    .argument("<leg>", "the leg")
+    .action(async (name, leg, options) => (await volumeCommands()).mirrorRemoveCommand(name, leg, options));
+  waiting(changing(mirror.command("replace")))
+    .description("put another device in the place of a leg")
+    .argument("<mirror>", "the mirror")
+    .argument("<leg>", "the leg that goes")
+    .argument("<device>", "the device that comes")
+    .action(async (name, leg, device, options) =>
+      (await volumeCommands()).mirrorReplaceCommand(name, leg, device, options),
+    );
+  const verbs = [
+    ["detach", "detach", "go on without a leg; what changes meanwhile is remembered"],
+    ["attach", "attach", "take a leg back: only what changed meanwhile is copied"],
+    ["invalidate", "invalidate", "declare everything on a leg wrong: it is filled anew"],
+    ["mark-clean", "mark_clean", "declare a leg equal to the others without copying anything"],
+  ] as const;
+  for (const [word, verb, text] of verbs) {
+    const command = asking(mirror.command(word))
+      .description(text)
+      .argument("<mirror>", "the mirror")
+      .argument("<leg>", "the leg");
+    if (verb === "attach") command.option("--force", "even if it carries another volume or unknown content");
+    if (verb === "attach" || verb === "invalidate") waiting(command);
+    command.action(async (name, leg, options) =>
+      (await volumeCommands()).legCommand(verb, name, leg, options),
+    );
+  }
+  waiting(asking(mirror.command("scrub")))
+    .description("compare the legs")
+    .argument("<mirror>", "the mirror")
+    .option("--repair", "make them equal where they differ")
+    .action(async (name, options) => (await volumeCommands()).scrubCommand(name, options));
+  changing(mirror.command("rate"))
+    .description("how much a resync may copy per second")
+    .argument("<mirror>", "the mirror")
+    .argument("<rate>", "such as 100MiB; 0: as fast as the legs allow")
+    .action(async (name, rate, options) => (await volumeCommands()).mirrorRateCommand(name, rate, options));
+}
+
+function jobs(program: Command): void {
+  asking(program.command("graph"))
+    .description("the tree of devices below a volume")
+    .argument("[volume]", "a device or subsystem; default: all")
+    .option("--json", "the same as -o json")
+    .action(async (volume, options) => (await volumeCommands()).graphCommand(volume ?? null, options));
+  const job = program.command("jobs").description("long operations");
+  asking(job.command("ls", { isDefault: true }))
+    .description("all of them, newest first")
+    .action(async (options) => (await volumeCommands()).jobsCommand(options));
+  asking(job.command("wait"))
+    .description("follow one to its end")
+    .argument("<id>", "its number")
+    .option("--timeout <seconds>", "give up after that; the job goes on")
+    .action(async (id, options) => (await volumeCommands()).jobWaitCommand(id, options));
+  asking(job.command("cancel"))
+    .description("end one as if it had not begun, as far as that is possible")
+    .argument("<id>", "its number")
+    .action(async (id, options) => (await volumeCommands()).jobCancelCommand(id, options));
+}
+
+function dst(program: Command): void {
+  const repeat = (value: string, earlier: string[]): string[] => [...earlier, value];
+  changing(program.command("dst"))
+    .description("volumes by the command forms of DST: create a storage, add nodes, start, stop, remove")
+    .requiredOption("-n, --name <storage>", "the storage; alone: shows it")
+    .addOption(
+      new Option("-A, --algorithm <algorithm>", "creates it, with the node that is given").choices([
+        "alg_linear",
+        "alg_mirror",
+        "alg_stripe",
+      ]),
+    )
+    .option("-a, --address <address>", "a remote node's IP address")
+    .option("-p, --port <port>", "a remote node's port (default: 4420)")
+    .option("-d, --disk <path>", "a local node: a file or block device")
+    .option("-N, --nqn <nqn>", "a remote node's subsystem (default: the one of a storage of the same name)")
+    .option("--nsid <id>", "a remote node's namespace (default: 1)")
+    .option("-s, --offset <size>", "alg_linear: where in the node its range begins")
+    .option("-S, --size <size>", "alg_linear: how long it is")
+    .option("--create-size <size>", "make the file of a local node with this size")
+    .option("--allow <nqn>", "with --start and --export: a host that may connect (default: any)", repeat, [])
+    .option("-e, --export", "export the disk as a node for the storage of that name elsewhere")
+    .option("--start", "export the storage")
+    .option("--stop", "export it no longer; it stays")
+    .option("--del-node", "take the node away (alg_mirror)")
+    .option("--remove", "remove the storage and its nodes; what the nodes hold stays")
+    .action(async (options) => (await import("./commands/dst.js")).dstCommand(options));
+}
+
 function configuring(program: Command): void {
   changing(program.command("apply"))
     .description("make a configuration file the one that holds")
@@ -244,6 +399,10 @@ export function buildProgram(): Command {
   serving(program);
   sharing(program);
   namespaces(program);
+  devices(program);
+  mirrors(program);
+  jobs(program);
+  dst(program);
   configuring(program);
   looking(program);
   const inherit = (command: Command): void => {

@@ -4,25 +4,34 @@
 import { join } from "node:path";
 import { formatEndpoint, parseEndpoint } from "../model/endpoint.js";
 import { KeelError } from "../model/errors.js";
-import { namespaceIdentity, subsystemSerial } from "../model/identity.js";
+import {
+  type HostIdentity,
+  hostIdentity,
+  mirrorVolume,
+  namespaceIdentity,
+  subsystemSerial,
+} from "../model/identity.js";
 import { discoveryNqn, type Hex128, parseHex128 } from "../model/ids.js";
 import {
   blockActions,
   type Desired,
   type DeviceWanted,
+  destinationName,
   type ListenerWanted,
   type ReferralWanted,
   type Settings,
   type SubsystemWanted,
+  sourceName,
 } from "../model/state.js";
-import { baseOf, type DefaultPaths, defaultEndpoints, defaultNqn } from "./naming.js";
-import type { ConfigDocument, DeviceDocument } from "./schema.js";
+import { type DefaultPaths, defaultEndpoints, defaultNqn, partsOf } from "./naming.js";
+import type { ConfigDocument, DeviceDocument, PlainDeviceDocument } from "./schema.js";
 
-/** What was given to hosts once and must stay: by "nqn nsid" and by "nqn". */
+/** What was given out once and must stay: by "nqn nsid", by "nqn", and by the name of a mirror. */
 export type Identities = {
   readonly server: Hex128;
   readonly namespaces: Readonly<Record<string, { readonly uuid: string; readonly nguid: string }>>;
   readonly serials: Readonly<Record<string, string>>;
+  readonly volumes: Readonly<Record<string, string>>;
 };
 
 export type Context = {
@@ -55,14 +64,92 @@ const plainDevice: Omit<DeviceWanted, "name" | "kind"> = {
   errorOffset: 0n,
   errorLength: 0n,
   errorCount: 0n,
+  parts: [],
+  chunkBytes: 0n,
+  mirror: null,
+  remote: null,
+  tcmu: null,
+  migration: null,
+  memoryName: null,
+  suspended: false,
 };
 
-function completeDevice(name: string, device: DeviceDocument): DeviceWanted {
-  const common = "delay" in device || "error" in device ? {} : { readOnly: device.read_only ?? false };
-  const blockBytes =
-    "block_size" in device && device.block_size !== undefined ? device.block_size : defaultBlockBytes;
-  const base = { name, ...plainDevice, ...common, blockBytes };
-  if ("ram" in device) return { ...base, kind: "ram", sizeBytes: device.ram };
+const remoteDefaults = {
+  queues: 2,
+  depth: 128,
+  katoMs: 5_000,
+  pingMs: 1_000,
+  timeoutMs: 5_000,
+  deadlineMs: 60_000,
+};
+const tcmuTimeoutMs = 30_000;
+const defaultChunkBytes = 64n << 10n;
+
+type Remote = Extract<PlainDeviceDocument, { "nvme-tcp": string }>;
+type Mirror = Extract<PlainDeviceDocument, { mirror: string[] }>;
+type Tcmu = Extract<PlainDeviceDocument, { tcmu: string }>;
+
+function completeRemote(device: Remote, own: HostIdentity): NonNullable<DeviceWanted["remote"]> {
+  const digests = device.digests ?? "off";
+  const { hostnqn, hostid } = device.host_nqn === undefined ? own : hostIdentityFor(device.host_nqn, own);
+  return {
+    addresses: [device["nvme-tcp"], ...(device.addresses ?? [])].map((text) =>
+      formatEndpoint(endpointOf(text)),
+    ),
+    subnqn: device.nqn,
+    hostnqn,
+    hostid,
+    nsid: device.nsid ?? 1,
+    headerDigest: digests === "header" || digests === "both",
+    dataDigest: digests === "data" || digests === "both",
+    ioQueues: device.queues ?? remoteDefaults.queues,
+    depth: device.depth ?? remoteDefaults.depth,
+    katoMs: ms(device.keep_alive, remoteDefaults.katoMs),
+    pingMs: ms(device.ping, remoteDefaults.pingMs),
+    timeoutMs: ms(device.timeout, remoteDefaults.timeoutMs),
+    deadlineMs: ms(device.deadline, remoteDefaults.deadlineMs),
+    whenLost: device.when_lost ?? "fail",
+  };
+}
+
+/** A host NQN that is made of a UUID brings its host identifier with it. */
+function hostIdentityFor(hostnqn: string, own: HostIdentity): HostIdentity {
+  const uuid = /:uuid:([0-9a-fA-F-]{36})$/.exec(hostnqn)?.[1] ?? "";
+  return { hostnqn, hostid: parseHex128(uuid) ?? own.hostid };
+}
+
+const completeMirror = (device: Mirror, volume: string): NonNullable<DeviceWanted["mirror"]> => ({
+  volume: device.volume === undefined ? volume : (parseHex128(device.volume) ?? volume),
+  regionBytes: Number(device.region ?? 0n),
+  checksums: device.checksums ?? false,
+  assumeClean: device.assume_clean ?? false,
+  whenLost: device.when_lost ?? "freeze",
+  resyncBytesPerSecond: device.resync_rate ?? 0n,
+});
+
+const completeTcmu = (device: Tcmu): NonNullable<DeviceWanted["tcmu"]> => ({
+  handler: device.tcmu,
+  library: device.handler ?? "",
+  configuration: device.path ?? "",
+  timeoutMs: ms(device.timeout, tcmuTimeoutMs),
+  whenLost: device.when_lost ?? "resend",
+});
+
+function completeDevice(name: string, device: PlainDeviceDocument, identities: Identities): DeviceWanted {
+  const parts = partsOf(device).map(({ part }) => ({
+    device: part.device,
+    startBytes: part.start,
+    sizeBytes: part.size,
+  }));
+  const base = {
+    name,
+    ...plainDevice,
+    readOnly: "read_only" in device ? (device.read_only ?? false) : false,
+    blockBytes: "block_size" in device ? (device.block_size ?? defaultBlockBytes) : defaultBlockBytes,
+    suspended: device.suspended ?? false,
+  };
+  if ("ram" in device)
+    return { ...base, kind: "ram", sizeBytes: device.ram, memoryName: device.memory ?? null };
   if ("null" in device) return { ...base, kind: "null", sizeBytes: device.null };
   if ("file" in device) {
     return {
@@ -76,6 +163,19 @@ function completeDevice(name: string, device: DeviceDocument): DeviceWanted {
   if ("blockdev" in device) {
     return { ...base, kind: "blockdev", path: device.blockdev, blockBytes: device.block_size ?? 0 };
   }
+  if ("linear" in device) return { ...base, kind: "linear", parts };
+  if ("stripe" in device) {
+    return { ...base, kind: "stripe", parts, chunkBytes: device.chunk ?? defaultChunkBytes };
+  }
+  if ("mirror" in device) {
+    const volume = identities.volumes[name] ?? mirrorVolume(identities.server, name);
+    return { ...base, kind: "mirror", parts, mirror: completeMirror(device, volume) };
+  }
+  if ("nvme-tcp" in device) {
+    return { ...base, kind: "nvme", remote: completeRemote(device, hostIdentity(identities.server)) };
+  }
+  if ("tcmu" in device)
+    return { ...base, kind: "tcmu", sizeBytes: device.size ?? 0n, tcmu: completeTcmu(device) };
   if ("delay" in device) {
     return {
       ...base,
@@ -98,18 +198,40 @@ function completeDevice(name: string, device: DeviceDocument): DeviceWanted {
   };
 }
 
+/** A device that is being copied to another place is three: the two places, and itself over both. */
+function completeDevices(name: string, device: DeviceDocument, identities: Identities): DeviceWanted[] {
+  if (!("migration" in device)) return [completeDevice(name, device, identities)];
+  const { source, destination, rate } = device.migration;
+  const from = completeDevice(sourceName(name), source, identities);
+  const to = completeDevice(destinationName(name), destination, identities);
+  return [
+    // The source was made under the device's own name, and its memory is still kept under that.
+    { ...from, memoryName: from.kind === "ram" ? (from.memoryName ?? name) : null },
+    to,
+    {
+      name,
+      ...plainDevice,
+      kind: "migration",
+      migration: { source: from.name, destination: to.name, bytesPerSecond: rate ?? 0n },
+      suspended: device.suspended ?? false,
+    },
+  ];
+}
+
 /** What others stand on comes first. The document has been checked for circles. */
-function devicesInOrder(devices: Readonly<Record<string, DeviceDocument>>): DeviceWanted[] {
-  const ordered = new Map<string, DeviceWanted>();
+function devicesInOrder(
+  devices: Readonly<Record<string, DeviceDocument>>,
+  identities: Identities,
+): DeviceWanted[] {
+  const ordered = new Map<string, readonly DeviceWanted[]>();
   const visit = (name: string): void => {
     const device = devices[name];
     if (device === undefined || ordered.has(name)) return;
-    const base = baseOf(device);
-    if (base !== null) visit(base);
-    ordered.set(name, completeDevice(name, device));
+    for (const { part } of partsOf(device)) visit(part.device);
+    ordered.set(name, completeDevices(name, device, identities));
   };
   for (const name of Object.keys(devices).sort()) visit(name);
-  return [...ordered.values()];
+  return [...ordered.values()].flat();
 }
 
 function completeSubsystems(document: ConfigDocument, node: string, context: Context): SubsystemWanted[] {
@@ -226,7 +348,7 @@ export function complete(document: ConfigDocument, context: Context): Desired {
     settings: completeSettings(document, node, context.paths),
     logLevel: logLevelOf(document),
     state: {
-      devices: devicesInOrder(document.devices ?? {}),
+      devices: devicesInOrder(document.devices ?? {}, context.identities),
       subsystems: completeSubsystems(document, node, context),
       listeners: completeListeners(document),
       referrals: completeReferrals(document),

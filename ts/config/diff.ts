@@ -1,21 +1,35 @@
 // The difference of two states as ordered steps: how `apply`, start-up and the undoing of a failed change all work.
 //
 // Order: what hosts could still reach is taken away first (listeners, namespaces, subsystems, then devices from the
-// top of a stack to its bottom), then sizes and access change, then devices, subsystems and namespaces are added,
-// and listeners last, so that no host ever sees something half built. A step is self-contained: `advance` gives the
+// top of a stack to its bottom), then sizes and access change, then devices are added and altered from the bottom up,
+// devices that an alteration set free are removed, then subsystems and namespaces are added, and listeners last, so
+// that no host ever sees something half built. A step is self-contained: `advance` gives the
 // state after it, which is how a server that failed in the middle knows where it stands.
 
-import type {
-  DeviceWanted,
-  ListenerWanted,
-  NamespaceWanted,
-  ReferralWanted,
-  State,
-  SubsystemWanted,
+import {
+  type DeviceWanted,
+  destinationName,
+  type ListenerWanted,
+  type NamespaceWanted,
+  type ReferralWanted,
+  type State,
+  type SubsystemWanted,
+  sourceName,
+  standsOn,
 } from "../model/state.js";
 import { exactSize } from "../model/units.js";
+import {
+  advanceDevices,
+  alteration,
+  type DeviceStep,
+  describeDeviceStep,
+  deviceText,
+  migrationSteps,
+  same,
+} from "./alterations.js";
 
 export type Step =
+  | DeviceStep
   | { readonly type: "remove-listener"; readonly listener: ListenerWanted }
   | { readonly type: "remove-namespace"; readonly nqn: string; readonly name: string; readonly nsid: number }
   | { readonly type: "remove-subsystem"; readonly nqn: string; readonly name: string }
@@ -51,24 +65,8 @@ export type Step =
   | { readonly type: "set-referrals"; readonly referrals: readonly ReferralWanted[] }
   | { readonly type: "add-listener"; readonly listener: ListenerWanted };
 
-const same = (left: unknown, right: unknown): boolean => {
-  const text = (value: unknown) =>
-    JSON.stringify(value, (_key, inner: unknown) => (typeof inner === "bigint" ? `${inner}n` : inner));
-  return text(left) === text(right);
-};
-
 const byKey = <Value>(values: readonly Value[], key: (value: Value) => string): Map<string, Value> =>
   new Map(values.map((value) => [key(value), value]));
-
-const canResize = (device: DeviceWanted): boolean =>
-  device.kind === "ram" || device.kind === "null" || device.kind === "file";
-
-/** What can only change by removing the device and making it anew. `create` matters only when it is made. */
-const deviceIdentity = (device: DeviceWanted): unknown => ({
-  ...device,
-  create: false,
-  sizeBytes: canResize(device) ? 0n : device.sizeBytes,
-});
 
 const namespaceIdentityOf = (namespace: NamespaceWanted): unknown => ({ ...namespace, readOnly: false });
 const subsystemIdentityOf = (subsystem: SubsystemWanted): unknown => ({
@@ -78,23 +76,118 @@ const subsystemIdentityOf = (subsystem: SubsystemWanted): unknown => ({
   namespaces: [],
 });
 
-/** The devices that cannot stay as they are: removed, changed, or standing on one of those. */
-function devicesToReplace(current: State, desired: ReadonlyMap<string, DeviceWanted>): Set<string> {
-  const replaced = new Set<string>();
-  for (const device of current.devices) {
+type Named = ReadonlyMap<string, DeviceWanted>;
+
+/** What becomes of devices: `remade` are taken away (and made again if they are wanted), `steps` alter what stays. */
+type DevicePlan = { readonly remade: ReadonlySet<string>; readonly steps: ReadonlyMap<string, DeviceStep[]> };
+
+function planDevices(present: Named, desired: Named, inPlace: ReadonlySet<string>): DevicePlan {
+  const moves = migrationSteps(present, desired);
+  const moving = new Set(
+    [...moves.keys()].flatMap((name) => [name, sourceName(name), destinationName(name)]),
+  );
+  const goes = (name: string): boolean => !desired.has(name);
+  const remade = new Set<string>();
+  const steps = new Map<string, DeviceStep[]>();
+  for (const device of bottomUp([...present.values()])) {
     const wanted = desired.get(device.name);
-    const stands = device.base !== null && replaced.has(device.base);
-    if (stands || wanted === undefined || !same(deviceIdentity(device), deviceIdentity(wanted)))
-      replaced.add(device.name);
+    if (moving.has(device.name)) {
+      const move = moves.get(device.name);
+      if (move !== undefined) steps.set(device.name, [move]);
+      continue;
+    }
+    const altered = wanted === undefined ? null : alteration(device, wanted, inPlace.has(device.name), goes);
+    // A replaced device brings its own parts; any other goes with what it stands on.
+    const stands = wanted !== undefined && standsOn(wanted).some((name) => remade.has(name));
+    if (altered === null || stands) remade.add(device.name);
+    else if (altered.length > 0) steps.set(device.name, altered);
   }
-  return replaced;
+  return { remade, steps };
 }
 
-export function diff(current: State, desired: State): Step[] {
-  const devices = byKey(desired.devices, (device) => device.name);
+/** What others stand on comes first. */
+function bottomUp(devices: readonly DeviceWanted[]): DeviceWanted[] {
+  const all = byKey(devices, (device) => device.name);
+  const ordered = new Map<string, DeviceWanted>();
+  const visit = (name: string): void => {
+    const device = all.get(name);
+    if (device === undefined || ordered.has(name)) return;
+    for (const below of standsOn(device)) visit(below);
+    ordered.set(name, device);
+  };
+  for (const { name } of devices) visit(name);
+  return [...ordered.values()];
+}
+
+/** Devices that go, but are held by one that stays until it is altered; from the top of a stack to its bottom. */
+function heldByAltered(goingTopDown: readonly DeviceWanted[], current: State, plan: DevicePlan): Set<string> {
+  const held = new Set<string>();
+  for (const { name } of goingTopDown) {
+    const holders = current.devices.filter((device) => standsOn(device).includes(name));
+    if (holders.some((holder) => !plan.remade.has(holder.name) || held.has(holder.name))) held.add(name);
+  }
+  return held;
+}
+
+/** The steps about devices, in three groups: before anything else changes, with the additions, and what was set free. */
+function deviceSteps(
+  current: State,
+  desired: State,
+  plan: DevicePlan,
+): { readonly removals: Step[]; readonly resizes: Step[]; readonly additions: Step[] } {
   const present = byKey(current.devices, (device) => device.name);
+  const going = bottomUp(current.devices)
+    .reverse()
+    .filter(({ name }) => plan.remade.has(name));
+  const held = heldByAltered(going, current, plan);
+  const removal = (device: DeviceWanted): Step => ({ type: "remove-device", device });
+  const resizes: Step[] = [];
+  const first: Step[] = [];
+  const additions: Step[] = [];
+  const last: Step[] = [];
+  const late = new Set<string>(held);
+  const placed = new Set(
+    desired.devices
+      .filter(({ kind }) => kind === "migration")
+      .filter(({ name }) => plan.steps.get(name)?.[0]?.type === "begin-migration")
+      .flatMap(({ name }) => [sourceName(name), destinationName(name)]),
+  );
+  for (const device of bottomUp(desired.devices)) {
+    const { name } = device;
+    const now = present.get(name);
+    if (standsOn(device).some((below) => late.has(below))) late.add(name);
+    const group = late.has(name) ? last : additions;
+    if (placed.has(name)) continue;
+    if (now === undefined || plan.remade.has(name)) {
+      group.push({ type: "add-device", device });
+      continue;
+    }
+    for (const step of plan.steps.get(name) ?? []) {
+      // What only lets go comes first: others may wait for what it holds.
+      const letsGo = step.type === "device-command" && step.verb === "remove_leg";
+      (letsGo ? first : group).push(step);
+    }
+    const madeAnew = (plan.steps.get(name) ?? []).some(({ type }) => type !== "set-suspended");
+    if (device.sizeBytes !== 0n && now.sizeBytes !== device.sizeBytes && !madeAnew) {
+      resizes.push({ type: "resize-device", name, from: now.sizeBytes, sizeBytes: device.sizeBytes });
+    }
+  }
+  return {
+    removals: going.filter(({ name }) => !held.has(name)).map(removal),
+    resizes,
+    additions: [...first, ...additions, ...going.filter(({ name }) => held.has(name)).map(removal), ...last],
+  };
+}
+
+/** `inPlace`: devices whose new medium has the content, so that whoever uses them goes on. */
+export function diff(current: State, desired: State, inPlace: ReadonlySet<string> = new Set()): Step[] {
   const subsystems = byKey(desired.subsystems, (subsystem) => subsystem.nqn);
-  const replaced = devicesToReplace(current, devices);
+  const plan = planDevices(
+    byKey(current.devices, (device) => device.name),
+    byKey(desired.devices, (device) => device.name),
+    inPlace,
+  );
+  const devices = deviceSteps(current, desired, plan);
   const removals: Step[] = [];
   const changes: Step[] = [];
   const additions: Step[] = [];
@@ -114,28 +207,15 @@ export function diff(current: State, desired: State): Step[] {
     for (const namespace of subsystem.namespaces) {
       const next = wanted?.namespaces.find(({ nsid }) => nsid === namespace.nsid);
       const unchanged = next !== undefined && same(namespaceIdentityOf(namespace), namespaceIdentityOf(next));
-      if (stays && unchanged && !replaced.has(namespace.device)) kept.push(namespace);
+      if (stays && unchanged && !plan.remade.has(namespace.device)) kept.push(namespace);
       else removals.push({ type: "remove-namespace", nqn, name, nsid: namespace.nsid });
     }
     if (stays) keptSubsystems.set(nqn, { ...subsystem, namespaces: kept });
     else removals.push({ type: "remove-subsystem", nqn, name });
   }
-  for (const device of [...current.devices].reverse()) {
-    if (replaced.has(device.name)) removals.push({ type: "remove-device", device });
-  }
-
-  for (const device of desired.devices) {
-    const now = present.get(device.name);
-    if (now === undefined || replaced.has(device.name)) additions.push({ type: "add-device", device });
-    else if (device.sizeBytes !== 0n && now.sizeBytes !== device.sizeBytes) {
-      changes.push({
-        type: "resize-device",
-        name: device.name,
-        from: now.sizeBytes,
-        sizeBytes: device.sizeBytes,
-      });
-    }
-  }
+  removals.push(...devices.removals);
+  changes.push(...devices.resizes);
+  additions.push(...devices.additions);
 
   for (const wanted of desired.subsystems) {
     const { nqn, name } = wanted;
@@ -179,6 +259,12 @@ const inSubsystem = (
 /** The state after a step has been carried out. */
 export function advance(state: State, step: Step): State {
   switch (step.type) {
+    case "replace-device":
+    case "device-command":
+    case "set-suspended":
+    case "begin-migration":
+    case "end-migration":
+      return { ...state, devices: advanceDevices(state.devices, step) };
     case "remove-listener":
       return { ...state, listeners: state.listeners.filter(({ id }) => id !== step.listener.id) };
     case "add-listener":
@@ -231,21 +317,24 @@ export function dataLost(step: Step): string | null {
   if (step.type === "remove-device" && step.device.kind === "ram") {
     return `the content of ram device "${step.device.name}" (${exactSize(step.device.sizeBytes)})`;
   }
+  if (step.type === "replace-device" && step.before.kind === "ram") {
+    return `the content of ram device "${step.before.name}" (${exactSize(step.before.sizeBytes)})`;
+  }
   if (step.type === "resize-device" && step.sizeBytes < step.from) {
     return `what device "${step.name}" holds beyond ${exactSize(step.sizeBytes)}`;
   }
   return null;
 }
 
-const deviceText = (device: DeviceWanted): string => {
-  const what = device.path ?? device.base ?? "";
-  const size = device.sizeBytes === 0n ? "" : exactSize(device.sizeBytes);
-  return [device.kind, what, size].filter((part) => part !== "").join(" ");
-};
-
 /** One line for people: sign, thing, what about it. */
 export function describeStep(step: Step): string {
   switch (step.type) {
+    case "replace-device":
+    case "device-command":
+    case "set-suspended":
+    case "begin-migration":
+    case "end-migration":
+      return describeDeviceStep(step);
     case "remove-listener":
       return `- listener   ${step.listener.id}`;
     case "add-listener":

@@ -96,10 +96,24 @@ const devicesOf = (subsystem: Json): string[] =>
       )
     : [];
 
-const baseNames = (device: Json): string[] =>
-  isJsonObject(device)
-    ? ["delay", "error"].flatMap((key) => (typeof device[key] === "string" ? [device[key]] : []))
-    : [];
+/** The devices that a device's document names as what it stands on. */
+export function partNames(device: Json): string[] {
+  if (!isJsonObject(device)) return [];
+  const names = ["delay", "error"].flatMap((key) => (typeof device[key] === "string" ? [device[key]] : []));
+  for (const key of ["linear", "stripe", "mirror"]) {
+    const parts = device[key];
+    if (!Array.isArray(parts)) continue;
+    for (const part of parts) {
+      const name = isJsonObject(part) ? part["device"] : part;
+      if (typeof name === "string") names.push(name);
+    }
+  }
+  const { migration } = device;
+  if (isJsonObject(migration)) {
+    names.push(...partNames(migration["source"] ?? null), ...partNames(migration["destination"] ?? null));
+  }
+  return names;
+}
 
 /** The subsystem and every device that nothing else uses then. */
 export function unshare(raw: JsonObject, node: string, nameOrNqn: string): JsonObject {
@@ -111,12 +125,12 @@ export function unshare(raw: JsonObject, node: string, nameOrNqn: string): JsonO
   for (let candidate = candidates.pop(); candidate !== undefined; candidate = candidates.pop()) {
     const users = [
       ...Object.values(subsystems).flatMap(devicesOf),
-      ...Object.values(devices).flatMap(baseNames),
+      ...Object.values(devices).flatMap(partNames),
     ];
     const device = devices[candidate];
     if (device === undefined || users.includes(candidate)) continue;
     delete devices[candidate];
-    candidates.push(...baseNames(device));
+    candidates.push(...partNames(device));
   }
   return raw;
 }

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import type { DeviceDocument } from "./schema.js";
+import type { PathPart } from "./yaml.js";
 
 /** "example" is reserved for nobody: a site that has a domain of its own writes nqn: in the configuration. */
 export const defaultNqn = (node: string, subsystem: string): string =>
@@ -10,9 +11,32 @@ export const defaultNqn = (node: string, subsystem: string): string =>
 /** Where a configuration without `listen` listens. */
 export const defaultEndpoints = { nvmeTcp: "0.0.0.0:4420", discovery: "0.0.0.0:8009" } as const;
 
-/** The device that a delay or error device stands on. */
-export const baseOf = (device: DeviceDocument): string | null =>
-  "delay" in device ? device.delay : "error" in device ? device.error : null;
+export type PartDocument = { readonly device: string; readonly start: bigint; readonly size: bigint };
+
+/** The ranges of other devices that one stands on, each with its path within the device's document. */
+export function partsOf(device: DeviceDocument): { part: PartDocument; path: readonly PathPart[] }[] {
+  const whole = (name: string, path: readonly PathPart[]) => ({
+    part: { device: name, start: 0n, size: 0n },
+    path,
+  });
+  if ("delay" in device) return [whole(device.delay, ["delay"])];
+  if ("error" in device) return [whole(device.error, ["error"])];
+  if ("stripe" in device) return device.stripe.map((name, index) => whole(name, ["stripe", index]));
+  if ("mirror" in device) return device.mirror.map((name, index) => whole(name, ["mirror", index]));
+  if ("linear" in device) {
+    return device.linear.map((part, index) => {
+      const path = ["linear", index];
+      if (typeof part === "string") return whole(part, path);
+      return { part: { device: part.device, start: part.start ?? 0n, size: part.size ?? 0n }, path };
+    });
+  }
+  if ("migration" in device) {
+    return (["source", "destination"] as const).flatMap((side) =>
+      partsOf(device.migration[side]).map(({ part, path }) => ({ part, path: ["migration", side, ...path] })),
+    );
+  }
+  return [];
+}
 
 /** A node name from a host name: its first label, with what names may not have replaced. */
 export function nodeOfHost(hostName: string): string {

@@ -6,14 +6,10 @@ import type { ErrorCode } from "../model/errors.js";
 import { discoveryNqn } from "../model/ids.js";
 import { didYouMean } from "../model/nearest.js";
 import type { Issue } from "./issue.js";
-import { baseOf, defaultNqn } from "./naming.js";
-import type { ConfigDocument, DeviceDocument } from "./schema.js";
+import { defaultNqn } from "./naming.js";
+import type { ConfigDocument } from "./schema.js";
+import { checkStacks, isReadOnly } from "./stacks.js";
 import type { PathPart, Places } from "./yaml.js";
-
-const baseKey = (device: DeviceDocument): string => ("delay" in device ? "delay" : "error");
-
-const isReadOnly = (device: DeviceDocument | undefined): boolean =>
-  device !== undefined && "read_only" in device && device.read_only === true;
 
 export function checkReferences(document: ConfigDocument, node: string, places: Places | null): Issue[] {
   const issues: Issue[] = [];
@@ -37,25 +33,7 @@ export function checkReferences(document: ConfigDocument, node: string, places: 
     users.set(device, { user, writes });
   };
 
-  for (const [name, device] of Object.entries(devices)) {
-    const base = baseOf(device);
-    if (base === null) continue;
-    const path = ["devices", name, baseKey(device)];
-    if (devices[base] === undefined) {
-      add("E_CONFIG_REFERENCE", path, `there is no device "${base}".${didYouMean(base, names)}`);
-      continue;
-    }
-    const seen = new Set([name]);
-    let below: string | null = base;
-    while (below !== null && !seen.has(below)) {
-      seen.add(below);
-      const next: DeviceDocument | undefined = devices[below];
-      below = next === undefined ? null : baseOf(next);
-    }
-    if (below !== null)
-      add("E_CONFIG_REFERENCE", path, `devices stack in a circle: ${[...seen, below].join(" → ")}`);
-    else claim(base, `device "${name}"`, !isReadOnly(devices[base]), path);
-  }
+  checkStacks(devices, add, claim);
 
   const nqns = new Map<string, string>();
   const uuids = new Map<string, string>();
@@ -99,28 +77,6 @@ export function checkReferences(document: ConfigDocument, node: string, places: 
           add("E_CONFIG_VALUE", ["subsystems", name, "hosts", index], `${host} stands here twice`);
         }
       }
-    }
-  }
-
-  for (const [name, device] of Object.entries(devices)) {
-    const kind = "ram" in device ? "ram" : "null" in device ? "null" : "file" in device ? "size" : null;
-    if (kind === null) continue;
-    const size =
-      "ram" in device
-        ? device.ram
-        : "null" in device
-          ? device.null
-          : "file" in device
-            ? device.size
-            : undefined;
-    if (size === undefined) continue;
-    const block = "block_size" in device ? (device.block_size ?? 4096) : 4096;
-    if (size === 0n || size % BigInt(block) !== 0n) {
-      add(
-        "E_CONFIG_VALUE",
-        ["devices", name, kind],
-        `${size} bytes is not a multiple of the block size ${block}`,
-      );
     }
   }
 

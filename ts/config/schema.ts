@@ -67,27 +67,59 @@ const blockSize = z.union([z.literal(512), z.literal(4096)]);
 const digests = z.enum(["off", "optional", "required"]);
 const count = (min: number, max: number) => z.int().min(min).max(max);
 
+/** What every kind takes. */
+const common = { suspended: z.boolean().optional() };
+const whenLost = z.enum(["fail", "freeze"]);
+const part = z.union(
+  [name, z.strictObject({ device: name, start: size.optional(), size: size.optional() })],
+  {
+    error: () => "expected the name of a device, or { device, start, size }",
+  },
+);
+const legsMax = 8;
+const partsMax = 64;
+const printableLine = text(
+  "one line of printable text",
+  (value) => value.length < 4096 && !/\p{Cc}/u.test(value),
+);
+
 /** One strict shape per device kind, named by the key that only this kind has. */
-export const deviceShapes = {
-  ram: z.strictObject({ ram: size, block_size: blockSize.optional(), read_only: z.boolean().optional() }),
+const plainShapes = {
+  ram: z.strictObject({
+    ram: size,
+    block_size: blockSize.optional(),
+    read_only: z.boolean().optional(),
+    memory: text("a name of kept memory", (value) =>
+      /^[A-Za-z0-9][A-Za-z0-9._@-]{0,79}$/.test(value),
+    ).optional(),
+    ...common,
+  }),
   file: z.strictObject({
     file: absolutePath,
     size: size.optional(),
     create: z.boolean().optional(),
     block_size: blockSize.optional(),
     read_only: z.boolean().optional(),
+    ...common,
   }),
   blockdev: z.strictObject({
     blockdev: absolutePath,
     block_size: blockSize.optional(),
     read_only: z.boolean().optional(),
+    ...common,
   }),
-  null: z.strictObject({ null: size, block_size: blockSize.optional(), read_only: z.boolean().optional() }),
+  null: z.strictObject({
+    null: size,
+    block_size: blockSize.optional(),
+    read_only: z.boolean().optional(),
+    ...common,
+  }),
   delay: z.strictObject({
     delay: name,
     read: durationUs.optional(),
     write: durationUs.optional(),
     flush: durationUs.optional(),
+    ...common,
   }),
   error: z.strictObject({
     error: name,
@@ -96,6 +128,57 @@ export const deviceShapes = {
     offset: size.optional(),
     length: size.optional(),
     count: z.int().min(0).optional(),
+    ...common,
+  }),
+  linear: z.strictObject({ linear: z.array(part).min(1).max(partsMax), ...common }),
+  stripe: z.strictObject({ stripe: z.array(name).min(2).max(partsMax), chunk: size.optional(), ...common }),
+  mirror: z.strictObject({
+    mirror: z.array(name).min(1).max(legsMax),
+    checksums: z.boolean().optional(),
+    resync_rate: size.optional(),
+    when_lost: whenLost.optional(),
+    region: size.optional(),
+    assume_clean: z.boolean().optional(),
+    volume: uuid.optional(),
+    ...common,
+  }),
+  "nvme-tcp": z.strictObject({
+    "nvme-tcp": endpoint,
+    nqn,
+    nsid: count(1, 0xffff_fffe).optional(),
+    addresses: z.array(endpoint).max(7).optional(),
+    digests: z.enum(["off", "header", "data", "both"]).optional(),
+    queues: count(1, 16).optional(),
+    depth: count(1, 1024).optional(),
+    keep_alive: durationUs.optional(),
+    ping: durationUs.optional(),
+    timeout: durationUs.optional(),
+    deadline: durationUs.optional(),
+    when_lost: whenLost.optional(),
+    host_nqn: nqn.optional(),
+    ...common,
+  }),
+  tcmu: z.strictObject({
+    tcmu: text("the name of a handler, such as qcow", (value) => /^[A-Za-z0-9_-]{1,32}$/.test(value)),
+    path: printableLine.optional(),
+    handler: absolutePath.optional(),
+    size: size.optional(),
+    block_size: blockSize.optional(),
+    read_only: z.boolean().optional(),
+    timeout: durationUs.optional(),
+    when_lost: z.enum(["resend", "fail"]).optional(),
+    ...common,
+  }),
+} as const;
+
+const plainDevice = z.union(Object.values(plainShapes));
+
+export const deviceShapes = {
+  ...plainShapes,
+  // Written by the server while it copies a device to another place.
+  migration: z.strictObject({
+    migration: z.strictObject({ source: plainDevice, destination: plainDevice, rate: size.optional() }),
+    ...common,
   }),
 } as const;
 
@@ -108,14 +191,7 @@ export const listenShapes = {
   discovery: z.strictObject({ discovery: endpoint, advertise: address.optional() }),
 } as const;
 
-const device = z.union([
-  deviceShapes.ram,
-  deviceShapes.file,
-  deviceShapes.blockdev,
-  deviceShapes.null,
-  deviceShapes.delay,
-  deviceShapes.error,
-]);
+const device = z.union(Object.values(deviceShapes));
 
 const listen = z.union([listenShapes["nvme-tcp"], listenShapes.discovery]);
 
@@ -193,6 +269,7 @@ export const documentShape = z.strictObject({
 
 export type ConfigDocument = z.output<typeof documentShape>;
 export type DeviceDocument = z.output<typeof device>;
+export type PlainDeviceDocument = z.output<typeof plainDevice>;
 
 export const topKeys = Object.keys(documentShape.shape);
 export const deviceKinds = Object.keys(deviceShapes);

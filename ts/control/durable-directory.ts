@@ -1,7 +1,9 @@
-// The durable directory: what must be the same after a restart of the process or the machine. Three small JSON files:
-//   identity.json   the server's UUID; UUID, NGUID and serial of everything that hosts ever saw
+// The durable directory: what must be the same after a restart of the process or the machine. Small JSON files:
+//   identity.json   the server's UUID; UUID, NGUID and serial of everything that hosts ever saw; volumes of mirrors
 //   changes.json    run-time changes against the configuration file (recovery/changes.ts)
 //   discovery.json  how far the discovery generation counter may have counted
+//   media.json      size, block size and identity of media that may be out of reach at a start (recovery/media.ts)
+//   jobs.json       long operations (recovery/jobs.ts)
 // A file is replaced whole: written beside, fsync, rename, fsync of the directory. So a reader finds the old or the
 // new content and never half of one, and what was acknowledged is on the medium. One server per directory: a socket
 // in the abstract name space is the lock, because the kernel releases it with the process.
@@ -16,6 +18,8 @@ import { KeelError, toKeelError } from "../model/errors.js";
 import { type Hex128, parseHex128 } from "../model/ids.js";
 import { isJsonObject, type Json, type JsonObject, toJson } from "../model/json.js";
 import type { Change } from "../recovery/changes.js";
+import { emptyJobs, type JobRecord, parseJobs } from "../recovery/jobs.js";
+import { formatMedia, type Media, parseMedia } from "../recovery/media.js";
 import { makeDirectory } from "./make-directory.js";
 
 const fileBytesMax = 64 << 20;
@@ -48,9 +52,11 @@ function parseChanges(value: Json | undefined, path: string): Change[] {
 function parseIdentities(value: JsonObject, path: string): Identities {
   const server = isText(value["server"]) ? parseHex128(value["server"]) : null;
   const { namespaces, serials } = value;
+  // Absent: written by a version without mirrors.
+  const volumes = value["volumes"] ?? {};
   if (server === null) throw corrupt(path, "the server's UUID is missing");
-  if (!isJsonObject(namespaces) || !isJsonObject(serials))
-    throw corrupt(path, "namespaces or serials are missing");
+  if (!isJsonObject(namespaces) || !isJsonObject(serials) || !isJsonObject(volumes))
+    throw corrupt(path, "namespaces, serials or volumes are missing");
   const identities: Record<string, { uuid: string; nguid: string }> = {};
   for (const [key, entry] of Object.entries(namespaces)) {
     const { uuid, nguid } = isJsonObject(entry) ? entry : {};
@@ -64,7 +70,13 @@ function parseIdentities(value: JsonObject, path: string): Identities {
     if (!isText(serial)) throw corrupt(path, `the serial of ${nqn} is damaged`);
     texts[nqn] = serial;
   }
-  return { server, namespaces: identities, serials: texts };
+  const mirrors: Record<string, string> = {};
+  for (const [name, volume] of Object.entries(volumes)) {
+    if (!isText(volume) || parseHex128(volume) === null)
+      throw corrupt(path, `the volume of mirror ${name} is damaged`);
+    mirrors[name] = volume;
+  }
+  return { server, namespaces: identities, serials: texts, volumes: mirrors };
 }
 
 export class DurableDirectory {
@@ -73,6 +85,8 @@ export class DurableDirectory {
   private identityRecord: Identities;
   private changeRecord: RecordedChanges;
   private generationReserved: bigint;
+  private mediaRecord: Media;
+  private jobRecord: JobRecord;
   private writing: Promise<void> = Promise.resolve();
 
   private constructor(path: string, lock: Server, record: StateRecord) {
@@ -81,6 +95,8 @@ export class DurableDirectory {
     this.identityRecord = record.identities;
     this.changeRecord = record.changes;
     this.generationReserved = record.generationReserved;
+    this.mediaRecord = record.media;
+    this.jobRecord = record.jobs;
   }
 
   /** Creates the directory if need be. Throws E_STATE_DIRECTORY, E_ALREADY_RUNNING, E_STATE_CORRUPT. */
@@ -108,7 +124,7 @@ export class DurableDirectory {
   }
 
   /** Reads as `open` does and leaves everything to whoever holds the directory. */
-  static async peek(path: string): Promise<{ identities: Identities; changes: RecordedChanges }> {
+  static async peek(path: string): Promise<Pick<StateRecord, "identities" | "changes" | "media">> {
     const lock = await takeLock(path, `keel-rehearsal-${process.pid}`);
     try {
       return readAll(path);
@@ -123,6 +139,24 @@ export class DurableDirectory {
 
   get changes(): RecordedChanges {
     return this.changeRecord;
+  }
+
+  get media(): Media {
+    return this.mediaRecord;
+  }
+
+  get jobs(): JobRecord {
+    return this.jobRecord;
+  }
+
+  async writeMedia(media: Media): Promise<void> {
+    await this.write("media.json", formatMedia(media));
+    this.mediaRecord = media;
+  }
+
+  async writeJobs(jobs: JobRecord): Promise<void> {
+    await this.write("jobs.json", { version: 1, ...jobs });
+    this.jobRecord = jobs;
   }
 
   async writeIdentities(identities: Identities): Promise<void> {
@@ -173,6 +207,8 @@ type StateRecord = {
   readonly identities: Identities;
   readonly changes: RecordedChanges;
   readonly generationReserved: bigint;
+  readonly media: Media;
+  readonly jobs: JobRecord;
   /** Nothing was there: the identities were made just now. */
   readonly fresh: boolean;
 };
@@ -181,15 +217,24 @@ function readAll(path: string): StateRecord {
   const identity = readJson(join(path, "identity.json"));
   const changes = readJson(join(path, "changes.json"));
   const discovery = readJson(join(path, "discovery.json"));
+  const media = readJson(join(path, "media.json"));
+  const jobs = readJson(join(path, "jobs.json"));
   return {
     identities:
       identity === null
-        ? { server: parseHex128(randomUUID()) as Hex128, namespaces: {}, serials: {} }
+        ? { server: parseHex128(randomUUID()) as Hex128, namespaces: {}, serials: {}, volumes: {} }
         : parseIdentities(identity, join(path, "identity.json")),
     changes: changes === null ? emptyChanges : readChanges(changes, join(path, "changes.json")),
     generationReserved: discovery === null ? 0n : readGeneration(discovery, join(path, "discovery.json")),
+    media: media === null ? {} : parsedOr(parseMedia(media), join(path, "media.json")),
+    jobs: jobs === null ? emptyJobs : parsedOr(parseJobs(jobs), join(path, "jobs.json")),
     fresh: identity === null,
   };
+}
+
+function parsedOr<Value>(value: Value | null, path: string): Value {
+  if (value === null) throw corrupt(path, "is damaged");
+  return value;
 }
 
 function readChanges(value: JsonObject, path: string): RecordedChanges {

@@ -9,6 +9,7 @@ import { emptyState } from "../model/state.js";
 import type { NativeEngine } from "../native/addon.js";
 import { mergeChanges } from "../recovery/changes.js";
 import { formatKept, parseKept } from "../recovery/kept-configuration.js";
+import { knownFacts } from "../recovery/media.js";
 import { DurableDirectory } from "./durable-directory.js";
 import { Reconciler } from "./reconciler.js";
 
@@ -32,12 +33,12 @@ export async function rehearse(
 ): Promise<void> {
   const end = performance.now() + milliseconds;
   for (let round = 0; round < roundsMax && (round === 0 || performance.now() < end); round += 1) {
-    const { identities, changes } = await DurableDirectory.peek(stateDirectory);
+    const { identities, changes, media } = await DurableDirectory.peek(stateDirectory);
     const kept = parseKept(formatKept({ file: loaded.raw, layout: loaded.raw, readAgain: false }));
     const merge = mergeChanges(kept?.file ?? loaded.raw, changes.changes);
     const { document } = parseDocument(merge.raw, context.node);
     const { state } = complete(document, { ...context, identities });
-    const reconciler = new Reconciler(nothing, silent);
+    const reconciler = new Reconciler(nothing, silent, (device) => knownFacts(media, device));
     await reconciler.lenient(state);
     diff(emptyState, reconciler.actual);
   }

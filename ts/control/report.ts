@@ -1,7 +1,13 @@
 // The engine's own account joined with what the configuration calls things, as plain JSON for everybody outside.
 
-import type { Desired, State } from "../model/state.js";
-import type { DeviceReport, NamespaceReport, ServerStatus, SubsystemReport } from "../model/status.js";
+import { type Desired, type DeviceWanted, type State, standsOn } from "../model/state.js";
+import type {
+  DeviceReport,
+  JobReport,
+  NamespaceReport,
+  ServerStatus,
+  SubsystemReport,
+} from "../model/status.js";
 import type { EngineStatus, NamespaceStatus, SubsystemStatus } from "../native/addon.js";
 import type { Waiting } from "./reconciler.js";
 
@@ -20,14 +26,31 @@ export type ProcessFacts = Pick<
   | "events"
 >;
 
+/** Where the medium is, for people. */
+function pathOf({ path, remote, tcmu }: DeviceWanted): string | null {
+  if (remote !== null) return `${remote.addresses[0] ?? ""} ${remote.subnqn}/${remote.nsid}`;
+  return tcmu === null ? path : `${tcmu.handler} ${tcmu.configuration}`.trimEnd();
+}
+
+const rangesOf = (device: DeviceWanted): DeviceReport["ranges"] =>
+  device.parts.map(({ startBytes, sizeBytes }) => ({
+    startBytes: Number(startBytes),
+    sizeBytes: Number(sizeBytes),
+  }));
+
 const emptyCounts = (): number[] => [0, 0, 0, 0, 0];
 
 function waitingDevice({ device, error }: Waiting): DeviceReport {
   return {
     name: device.name,
     kind: device.kind,
-    path: device.path,
+    path: pathOf(device),
     base: device.base,
+    parts: standsOn(device),
+    ranges: rangesOf(device),
+    identity: "",
+    suspended: device.suspended,
+    details: {},
     sizeBytes: Number(device.sizeBytes),
     blockBytes: device.blockBytes,
     physicalBlockBytes: device.blockBytes,
@@ -53,19 +76,16 @@ function deviceReports(
 ): DeviceReport[] {
   const present = engine.devices.map((device): DeviceReport => {
     const wanted = actual.devices.find(({ name }) => name === device.name);
-    const {
-      claimedBy,
-      sizeBytes,
-      identity: _identity,
-      suspended: _suspended,
-      details: _details,
-      parts: _parts,
-      ...rest
-    } = device;
+    const { claimedBy, sizeBytes, details, ...rest } = device;
     return {
       ...rest,
       sizeBytes: Number(sizeBytes),
-      path: wanted?.path ?? null,
+      details: Object.fromEntries(
+        details.map(([key, value]) => [key, typeof value === "bigint" ? Number(value) : value]),
+      ),
+      parts: wanted === undefined ? rest.parts : standsOn(wanted),
+      ranges: wanted === undefined ? [] : rangesOf(wanted),
+      path: wanted === undefined ? null : pathOf(wanted),
       base: wanted?.base ?? null,
       usedBy: claimedBy,
     };
@@ -149,6 +169,7 @@ export function serverStatus(
   actual: State,
   waiting: ReadonlyMap<string, Waiting>,
   facts: ProcessFacts,
+  jobs: (devices: readonly DeviceReport[]) => JobReport[],
 ): ServerStatus {
   const devices = deviceReports(engine, actual, waiting);
   return {
@@ -156,6 +177,7 @@ export function serverStatus(
     node: desired.settings.node,
     stateDirectory: desired.settings.stateDirectory,
     devices,
+    jobs: jobs(devices),
     subsystems: subsystemReports(engine, desired.state, devices),
     controllers: engine.controllers,
     connections: engine.connections,

@@ -5,6 +5,7 @@
 // is impossible. A change that fails is undone and its record taken back. So after any kill there is the old
 // configuration or the new one.
 
+import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import {
   type Context,
@@ -15,23 +16,31 @@ import {
 } from "../config/complete.js";
 import { dataLost, describeStep, diff, type Step, unchangedCount } from "../config/diff.js";
 import { type Loaded, parseDocument } from "../config/load.js";
+import { isMigrating } from "../config/volume-edit.js";
 import { KeelError, toKeelError } from "../model/errors.js";
-import { type JsonObject, sameJson, toJson } from "../model/json.js";
-import type { Desired, LogLevel, Settings, State } from "../model/state.js";
+import { isJsonObject, type JsonObject, sameJson, toJson } from "../model/json.js";
+import type { Desired, KnownFacts, LogLevel, Settings, State } from "../model/state.js";
 import type { ServerStatus } from "../model/status.js";
 import type { Adoption, EngineEvent, LastPdus, NativeEngine, Takeover } from "../native/addon.js";
 import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
 import { formatKept, keptConfigurationName } from "../recovery/kept-configuration.js";
+import { knownFacts, mediumKey, remembered } from "../recovery/media.js";
 import { admit } from "./admission.js";
 import { withDeadline } from "./deadline.js";
 import { DurableDirectory } from "./durable-directory.js";
 import { EventRing } from "./events.js";
+import { Jobs } from "./jobs.js";
 import type { Log } from "./log.js";
 import { Reconciler } from "./reconciler.js";
 import { serverStatus } from "./report.js";
+import { Volumes } from "./volumes.js";
 
 const retryMs = 2_000;
 const aliveMs = 1_000;
+/** How long a change waits for a device on another machine. */
+const readyMs = 20_000;
+const prepareDeadlineMs = 30_000;
+const commandDeadlineMs = 60_000;
 const statusDeadlineMs = 5_000;
 const stopDeadlineMs = 10_000;
 
@@ -49,7 +58,12 @@ export type ServerParts = {
   readonly setLogLevel: (level: LogLevel) => void;
 };
 
-export type ChangeOptions = { readonly dryRun: boolean; readonly allowDataLoss: boolean };
+export type ChangeOptions = {
+  readonly dryRun: boolean;
+  readonly allowDataLoss: boolean;
+  /** Devices whose new medium has the content of the old one: whoever uses them goes on. */
+  readonly inPlace?: readonly string[];
+};
 export type ChangeResult = {
   readonly applied: boolean;
   /** One line per step, as people read them. */
@@ -61,10 +75,24 @@ export type ChangeResult = {
   readonly needsRestart: string[];
 };
 
+/** States in which a device has its medium. */
+const serving: ReadonlySet<string> = new Set(["ok", "degraded", "resyncing"]);
+
+/** Where a device's content is copied from and to is decided by the copying alone. */
+function refuseMigrating(steps: readonly Step[]): void {
+  const ends = steps.find((step) => step.type === "end-migration" && step.how === "commit");
+  if (ends?.type !== "end-migration") return;
+  throw new KeelError("E_BUSY", `device "${ends.device.name}" is being copied to another place`, {
+    fix: "keel jobs shows how far it is; wait for its end, or cancel it",
+  });
+}
+
 export class Server {
   private readonly parts: ServerParts;
   private readonly reconciler: Reconciler;
   private readonly events = new EventRing();
+  private readonly jobs: Jobs;
+  readonly volumes: Volumes;
   private readonly startedMs = Date.now();
   private file: Loaded;
   private raw: JsonObject;
@@ -82,7 +110,29 @@ export class Server {
     this.file = file;
     this.raw = file.raw;
     this.desired = this.complete(file);
-    this.reconciler = new Reconciler(parts.engine, parts.log);
+    const { directory } = parts;
+    this.reconciler = new Reconciler(parts.engine, parts.log, (device) =>
+      knownFacts(directory.media, device),
+    );
+    this.jobs = new Jobs({
+      directory,
+      log: parts.log,
+      devices: async () => (await this.status()).devices,
+      isMigrating: (device) => isMigrating(this.raw, device),
+      finishMigration: (device) => this.volumes.finishMigration(device),
+      startScrub: (device, repair) => this.volumes.startScrub(device, repair),
+    });
+    this.volumes = new Volumes({
+      engine: parts.engine,
+      jobs: this.jobs,
+      configuration: () => this.raw,
+      change: (edit, options) => this.change(edit, options),
+      settle: (edit, prepare, abandon) => this.settle(edit, prepare, abandon),
+      command: (device, verb, given) => this.command(device, verb, given),
+      volumeOf: (device) =>
+        this.reconciler.actual.devices.find(({ name }) => name === device)?.mirror?.volume ?? null,
+      forgetMedium: (device) => this.forgetMedium(device),
+    });
   }
 
   get configuration(): JsonObject {
@@ -110,10 +160,14 @@ export class Server {
       await directory.writeChanges({ changes: kept, previous: null });
     }
     await this.rememberIdentities(this.desired.state);
+    await this.rememberMedia();
     await this.continueGeneration(takeover);
     this.kept = takeover.kept;
     await this.leaveConfiguration(false);
     if (takeover.kept) this.watchdog = setInterval(() => engine.alive(), aliveMs).unref();
+    await this.jobs.resume(
+      this.reconciler.actual.devices.filter(({ kind }) => kind === "migration").map(({ name }) => name),
+    );
     this.scheduleRetry();
   }
 
@@ -163,7 +217,7 @@ export class Server {
     try {
       const merge = mergeChanges(this.file.raw, changes);
       const loaded = parseDocument(merge.raw, context.node);
-      await this.reconciler.strict(this.complete(loaded).state);
+      await this.reconciler.strict(this.complete(loaded).state, { readyMs: 0 });
       this.adopt(loaded);
       log.info({}, "the change that was under way when the server ended has been finished");
       return merge.kept;
@@ -180,6 +234,7 @@ export class Server {
   private async bringUp(changes: readonly Change[]): Promise<readonly Change[]> {
     const { log } = this.parts;
     const merge = mergeChanges(this.file.raw, changes);
+    await this.nameVolumes(merge.raw);
     for (const { object } of merge.dropped) {
       log.warn(
         { object },
@@ -301,8 +356,11 @@ export class Server {
   private async changeNow(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
     const { directory } = this.parts;
     const loaded = parseDocument(raw, this.desired.settings.node);
+    if (!options.dryRun) await this.nameVolumes(this.raw, raw);
     const next = this.complete(loaded);
-    const steps = diff(this.reconciler.actual, next.state);
+    const inPlace = new Set(options.inPlace ?? []);
+    const steps = diff(this.reconciler.actual, next.state, inPlace);
+    refuseMigrating(steps);
     const lost = steps.map(dataLost).filter((text) => text !== null);
     const result: ChangeResult = {
       applied: !options.dryRun,
@@ -321,7 +379,7 @@ export class Server {
     await this.rememberIdentities(next.state);
     if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: before });
     try {
-      await this.reconciler.strict(next.state);
+      await this.reconciler.strict(next.state, { inPlace, readyMs });
     } catch (thrown) {
       await directory.writeChanges({ changes: before, previous: null }).catch((error: unknown) => {
         this.parts.log.error({}, `the record of a failed change stays: ${toKeelError(error).message}`);
@@ -332,8 +390,104 @@ export class Server {
     this.adopt(loaded);
     if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: null });
     this.report(steps);
+    await this.nameVolumes(raw);
+    await this.rememberMedia();
     this.scheduleRetry();
     return result;
+  }
+
+  /**
+   * A change that is true from one moment on: prepared, recorded without a way back, then carried out. What fails of it
+   * after the record is tried again, as at a start.
+   */
+  private settle(
+    edit: (raw: JsonObject) => JsonObject,
+    prepare: () => Promise<void>,
+    abandon: () => Promise<void>,
+  ): Promise<ChangeResult> {
+    return this.inTurn(async () => {
+      const { directory, log } = this.parts;
+      const raw = edit(structuredClone(this.raw));
+      const loaded = parseDocument(raw, this.desired.settings.node);
+      const next = this.complete(loaded);
+      const planned = diff(this.reconciler.actual, next.state);
+      try {
+        await withDeadline(prepare(), prepareDeadlineMs, "holding requests back");
+        await directory.writeChanges({ changes: changesBetween(this.file.raw, raw), previous: null });
+      } catch (thrown) {
+        await abandon().catch((error: unknown) => log.error({}, toKeelError(error).message));
+        throw toKeelError(thrown);
+      }
+      this.adopt(loaded);
+      this.report(await this.reconciler.lenient(next.state));
+      await this.rememberMedia();
+      this.scheduleRetry();
+      return { applied: true, steps: planned.map(describeStep), unchanged: 0, lost: [], needsRestart: [] };
+    });
+  }
+
+  private command(device: string, verb: string, given: Record<string, string>): Promise<void> {
+    return this.inTurn(async () => {
+      if (!this.reconciler.actual.devices.some(({ name }) => name === device))
+        throw new KeelError("E_NOT_FOUND", `there is no device "${device}"`);
+      const what = `device ${device}: ${verb.replaceAll("_", " ")}`;
+      await withDeadline(this.parts.engine.deviceCommand(device, verb, given), commandDeadlineMs, what);
+      const text = `${what} ${Object.values(given).join(" ")}`.trimEnd();
+      this.events.add("info", text);
+      this.parts.log.info({ area: "config", device }, text);
+    });
+  }
+
+  /** The next medium that is found is taken as it is. */
+  private forgetMedium(device: string): Promise<void> {
+    return this.inTurn(async () => {
+      const { directory } = this.parts;
+      const { devices } = this.desired.state;
+      const wanted = devices.find(({ name }) => name === device);
+      if (wanted === undefined || mediumKey(wanted) === null)
+        throw new KeelError("E_NOT_SUPPORTED", `nothing is remembered of the medium of device "${device}"`);
+      const others = devices.filter((one) => mediumKey(one) !== mediumKey(wanted));
+      await directory.writeMedia(remembered(directory.media, others, new Map()));
+      await this.reconciler.again(wanted);
+      await this.rememberMedia();
+    });
+  }
+
+  /**
+   * Each mirror gets a volume of its own when it is first seen; one of the same name later is another volume. What only
+   * `documents` other than these name is forgotten.
+   */
+  private async nameVolumes(...documents: readonly JsonObject[]): Promise<void> {
+    const { directory } = this.parts;
+    const { identities } = directory;
+    const volumes: Record<string, string> = {};
+    for (const { devices } of documents) {
+      if (!isJsonObject(devices)) continue;
+      for (const [name, device] of Object.entries(devices)) {
+        if (isJsonObject(device) && device["mirror"] !== undefined)
+          volumes[name] ??= identities.volumes[name] ?? randomUUID().replaceAll("-", "");
+      }
+    }
+    if (!sameJson(volumes, identities.volumes)) await directory.writeIdentities({ ...identities, volumes });
+  }
+
+  /** What the engine has found out about media, for starts at which they are out of reach. */
+  private async rememberMedia(): Promise<void> {
+    const { directory, engine, log } = this.parts;
+    const { devices } = this.reconciler.actual;
+    if (!devices.some((device) => mediumKey(device) !== null) && Object.keys(directory.media).length === 0)
+      return;
+    try {
+      const seen = new Map<string, KnownFacts>();
+      for (const { name, state, sizeBytes, blockBytes, identity } of (await engine.status()).devices) {
+        if (sizeBytes > 0n && serving.has(state)) seen.set(name, { sizeBytes, blockBytes, identity });
+      }
+      // Devices that could not be made yet keep what is known of them.
+      const media = remembered(directory.media, [...devices, ...this.desired.state.devices], seen);
+      if (media !== directory.media) await directory.writeMedia(media);
+    } catch (thrown) {
+      log.error({}, `what was found out about media is not recorded: ${toKeelError(thrown).message}`);
+    }
   }
 
   private report(steps: readonly Step[]): void {
@@ -345,17 +499,22 @@ export class Server {
   }
 
   /** While something waits, it is tried again; otherwise there is no timer. */
-  private scheduleRetry(): void {
+  private scheduleRetry(afterMs: number = retryMs): void {
     const behind =
       this.reconciler.waiting.size > 0 || diff(this.reconciler.actual, this.desired.state).length > 0;
-    if (!behind || this.retry !== null || this.stopping) return;
+    if (!behind || this.stopping) return;
+    if (this.retry !== null) {
+      if (afterMs > 0) return;
+      clearTimeout(this.retry);
+    }
     this.retry = setTimeout(() => {
       this.retry = null;
       this.inTurn(() => this.reconciler.lenient(this.desired.state))
         .then((steps) => this.report(steps))
+        .then(() => this.rememberMedia())
         .catch((error: unknown) => this.parts.log.warn({}, toKeelError(error).message))
         .finally(() => this.scheduleRetry());
-    }, retryMs);
+    }, afterMs);
     this.retry.unref();
   }
 
@@ -387,7 +546,7 @@ export class Server {
     const [engine, restarts, keeper] = await withDeadline(ask, statusDeadlineMs, "the engine's status");
     const memory = process.memoryUsage.rss();
     const cpu = process.cpuUsage();
-    return serverStatus(engine, this.desired, this.reconciler.actual, this.reconciler.waiting, {
+    const facts = {
       version: this.parts.version,
       pid: process.pid,
       startedMs: this.startedMs,
@@ -403,7 +562,15 @@ export class Server {
         eventLoopUtilization: performance.eventLoopUtilization().utilization,
       },
       events: this.events.list(),
-    });
+    };
+    return serverStatus(
+      engine,
+      this.desired,
+      this.reconciler.actual,
+      this.reconciler.waiting,
+      facts,
+      (devices) => this.jobs.reports(devices),
+    );
   }
 
   /** What the engine says, in order, on the main thread. */
@@ -448,6 +615,7 @@ export class Server {
         );
         return;
       case "device":
+        this.deviceChanged();
         this.events.add(
           event.state === "ok" ? "info" : "warn",
           `device ${event.device}: ${event.state} ${event.reason}`.trimEnd(),
@@ -459,9 +627,20 @@ export class Server {
     }
   }
 
+  /** What waited for it is tried at once; what it is now is recorded. */
+  private deviceChanged(): void {
+    this.reconciler.deviceChanged();
+    this.jobs.lookSoon();
+    this.scheduleRetry(0);
+    this.inTurn(() => this.rememberMedia()).catch((error: unknown) =>
+      this.parts.log.debug({}, toKeelError(error).message),
+    );
+  }
+
   /** Ends connections in an orderly way and closes what is open. */
   async stop(): Promise<void> {
     this.stopping = true;
+    this.jobs.stop();
     if (this.retry !== null) clearTimeout(this.retry);
     if (this.watchdog !== null) clearInterval(this.watchdog);
     await this.queue;

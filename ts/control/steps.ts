@@ -2,10 +2,11 @@
 
 import { readFile, realpath } from "node:fs/promises";
 import { basename, join } from "node:path";
+import type { DeviceStep } from "../config/alterations.js";
 import type { Step } from "../config/diff.js";
 import { formatEndpoint } from "../model/endpoint.js";
 import { KeelError, toKeelError } from "../model/errors.js";
-import type { DeviceWanted, ListenerWanted, SubsystemWanted } from "../model/state.js";
+import type { DeviceWanted, KnownFacts, ListenerWanted, SubsystemWanted } from "../model/state.js";
 import type { DeviceSpec, ListenerSpec, NativeEngine, SubsystemSpec } from "../native/addon.js";
 
 /** The logical block size that the kernel tells of a block device; 512 or 4096 are what hosts can use. */
@@ -24,23 +25,13 @@ async function logicalBlockBytes(path: string): Promise<number> {
   return 512;
 }
 
-async function deviceSpec(device: DeviceWanted): Promise<DeviceSpec> {
+/** What was found out about a device's medium when it was first there; null: nothing. */
+export type Known = (device: DeviceWanted) => KnownFacts | null;
+
+async function deviceSpec(device: DeviceWanted, known: Known): Promise<DeviceSpec> {
   const automatic = device.kind === "blockdev" && device.blockBytes === 0 && device.path !== null;
   const blockBytes = automatic ? await logicalBlockBytes(device.path ?? "") : device.blockBytes;
-  return {
-    ...device,
-    blockBytes,
-    parts: [],
-    chunkBytes: 0n,
-    mirror: null,
-    remote: null,
-    tcmu: null,
-    migration: null,
-    memoryName: null,
-    known: null,
-    suspended: false,
-    memoryDescriptor: null,
-  };
+  return { ...device, blockBytes, memoryDescriptor: null, known: known(device) };
 }
 
 function subsystemSpec(subsystem: SubsystemWanted): SubsystemSpec {
@@ -50,10 +41,40 @@ function subsystemSpec(subsystem: SubsystemWanted): SubsystemSpec {
 
 const listenerSpec = (listener: ListenerWanted): ListenerSpec => ({ ...listener, descriptor: null });
 
-async function carryOut(engine: NativeEngine, step: Step): Promise<void> {
+async function alter(engine: NativeEngine, step: DeviceStep, known: Known): Promise<void> {
   switch (step.type) {
+    case "replace-device":
+      await engine.replaceDevice(await deviceSpec(step.device, known));
+      return;
+    case "device-command":
+      return engine.deviceCommand(step.device.name, step.verb, { ...step.arguments });
+    case "set-suspended":
+      return step.suspended ? engine.suspendDevice(step.name) : engine.resumeDevice(step.name);
+    case "begin-migration": {
+      const bytesPerSecond = step.device.migration?.bytesPerSecond ?? 0n;
+      return engine.beginMigration(
+        step.device.name,
+        await deviceSpec(step.destination, known),
+        bytesPerSecond,
+      );
+    }
+    case "end-migration":
+      if (step.how === "cancel") return engine.cancelMigration(step.device.name);
+      // Prepared by whoever made the decision durable.
+      return engine.commitMigration(step.device.name);
+  }
+}
+
+async function carryOut(engine: NativeEngine, step: Step, known: Known): Promise<void> {
+  switch (step.type) {
+    case "replace-device":
+    case "device-command":
+    case "set-suspended":
+    case "begin-migration":
+    case "end-migration":
+      return alter(engine, step, known);
     case "add-device":
-      await engine.addDevice(await deviceSpec(step.device));
+      await engine.addDevice(await deviceSpec(step.device, known));
       return;
     case "remove-device":
       return engine.removeDevice(step.device.name);
@@ -85,10 +106,15 @@ async function carryOut(engine: NativeEngine, step: Step): Promise<void> {
 /** What the step is about, for messages: a path in the configuration where there is one. */
 export function subjectOf(step: Step): string {
   switch (step.type) {
+    case "replace-device":
+    case "device-command":
+    case "begin-migration":
+    case "end-migration":
     case "add-device":
     case "remove-device":
       return `devices.${step.device.name}`;
     case "resize-device":
+    case "set-suspended":
       return `devices.${step.name}`;
     case "add-subsystem":
       return `subsystems.${step.subsystem.name}`;
@@ -109,9 +135,9 @@ export function subjectOf(step: Step): string {
 }
 
 /** Throws KeelError with the step's subject as its path. */
-export async function executeStep(engine: NativeEngine, step: Step): Promise<void> {
+export async function executeStep(engine: NativeEngine, step: Step, known: Known): Promise<void> {
   try {
-    await carryOut(engine, step);
+    await carryOut(engine, step, known);
   } catch (thrown) {
     const error = toKeelError(thrown);
     const subject = subjectOf(step);

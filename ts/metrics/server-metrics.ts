@@ -1,7 +1,9 @@
 // A server's status as metrics. Text that changes (UUIDs, NQNs of hosts) stands in `_info` series, so that a graph
 // does not break into pieces when it does.
 
+import { type GraphNode, graphOf } from "../model/graph.js";
 import { folded, type Histogram } from "../model/histogram.js";
+import { jobKinds } from "../model/job-kinds.js";
 import type { NamespaceReport, ServerStatus } from "../model/status.js";
 import { type Labels, MetricsText } from "./text.js";
 
@@ -98,6 +100,46 @@ function devices(text: MetricsText, status: ServerStatus): void {
     for (const [index, op] of actions.entries()) bytes({ device: device.name, op }, device.bytes[index] ?? 0);
   }
 }
+
+function volumes(text: MetricsText, status: ServerStatus): void {
+  const suspended = text.family("keel_device_suspended", "gauge", "1 if requests to the device wait.");
+  for (const device of status.devices) suspended({ device: device.name }, device.suspended ? 1 : 0);
+  const nodes = graphOf(status, null).flatMap((root) => edges(root));
+  const part = text.family("keel_volume_part_info", "gauge", "What a volume stands on.");
+  for (const [above, one] of nodes) part({ volume: above.name, part: one.name, state: one.state }, 1);
+  const age = text.family(
+    "keel_volume_part_age",
+    "gauge",
+    "Changes of the volume's make-up that the part has seen.",
+  );
+  for (const [above, one] of nodes) {
+    if (one.age !== null) age({ volume: above.name, part: one.name }, one.age);
+  }
+  const dirty = text.family("keel_volume_part_dirty_bytes", "gauge", "What the part lacks.");
+  for (const [above, one] of nodes) {
+    if (one.dirtyBytes !== null) dirty({ volume: above.name, part: one.name }, one.dirtyBytes);
+  }
+  const detail = text.family("keel_device_detail", "gauge", "What only a device's kind tells.");
+  for (const device of status.devices) {
+    for (const [key, value] of Object.entries(device.details)) {
+      if (typeof value === "number") detail({ device: device.name, detail: key }, value);
+    }
+  }
+  const running = text.family("keel_jobs_running", "gauge", "Long operations under way, by kind.");
+  for (const kind of jobKinds) {
+    const count = status.jobs.filter((job) => job.state === "running" && job.kind === kind).length;
+    running({ kind }, count);
+  }
+  const left = text.family("keel_job_left_bytes", "gauge", "What a long operation has still to do.");
+  for (const { id, kind, device, state, doneBytes, totalBytes } of status.jobs) {
+    if (state === "running" && doneBytes !== null && totalBytes !== null)
+      left({ job: id, kind, device }, totalBytes - doneBytes);
+  }
+}
+
+/** Each node below with the one above it. */
+const edges = (above: GraphNode): [GraphNode, GraphNode][] =>
+  above.parts.flatMap((one) => [[above, one] as [GraphNode, GraphNode], ...edges(one)]);
 
 function sessions(text: MetricsText, status: ServerStatus): void {
   const controllers = text.family("keel_controllers", "gauge", "Controllers, by subsystem.");
@@ -229,6 +271,7 @@ export function serverMetrics(status: ServerStatus): string {
   namespaces(text, rows, status.node);
   latencies(text, rows);
   devices(text, status);
+  volumes(text, status);
   sessions(text, status);
   restarts(text, status);
   return text.toString();

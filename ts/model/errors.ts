@@ -82,7 +82,7 @@ export const errorTable = {
     text: "it is not ready yet",
     cause:
       "its medium has not been seen, so that its size is not known, or work that comes first is not done",
-    fix: "keel ls devices shows its state and why; try again when it is ok",
+    fix: "keel graph shows its state and why; try again when it is ok",
     exit: 4,
   },
   E_NOT_SUPPORTED: {
@@ -126,6 +126,12 @@ export const errorTable = {
     cause: "file: needs a regular file, blockdev: a block device",
     fix: "use the other kind for this path",
     exit: 1,
+  },
+  E_FOREIGN: {
+    text: "the medium is not the one that was there before",
+    cause: "another target, image or disk is found under the same address, or it belongs to another volume",
+    fix: "correct the address; if the new medium is meant: keel device accept NAME",
+    exit: 4,
   },
   E_DEVICE_SIZE: {
     text: "the size does not fit the device",

@@ -2,7 +2,7 @@
 // same after every restart, and different on every server. [RFC 4122 §4.3: name-based, SHA-1]
 
 import { createHash } from "node:crypto";
-import type { Hex128, Nqn } from "./ids.js";
+import { formatUuid, type Hex128, type Nqn } from "./ids.js";
 
 /** The version-5 UUID of `name` in the name space `namespace` (32 digits). */
 export function nameUuid(namespace: Hex128, name: string): Hex128 {
@@ -25,3 +25,16 @@ export function namespaceIdentity(server: Hex128, nqn: Nqn | string, nsid: numbe
 /** 20 characters, as the Identify Controller data structure holds. [NVMe base 2.0 figure 275, SN] */
 export const subsystemSerial = (server: Hex128, nqn: Nqn | string): string =>
   `EK${nameUuid(server, `subsystem ${nqn} serial`).slice(0, 18).toUpperCase()}`;
+
+/** A mirror that nothing was recorded about. */
+export const mirrorVolume = (server: Hex128, name: string): Hex128 =>
+  nameUuid(server, `mirror ${name} volume`);
+
+/** Who this server is to the targets that it uses itself. */
+export type HostIdentity = { readonly hostnqn: string; readonly hostid: Hex128 };
+
+/** Targets expect that a UUID NQN and the host identifier are the same UUID. [NVMe base 2.0 §4.5.2] */
+export function hostIdentity(server: Hex128): HostIdentity {
+  const hostid = nameUuid(server, "host");
+  return { hostnqn: `nqn.2014-08.org.nvmexpress:uuid:${formatUuid(hostid)}`, hostid };
+}

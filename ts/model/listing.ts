@@ -15,11 +15,12 @@ export type ShareRow = {
   uuid: string;
 };
 
-/** "delay(ram d0)", "file /srv/pg.img": what stands below, for people. */
+/** "delay(ram d0)", "mirror(a, b)", "file /srv/pg.img": what stands below, for people. */
 export function describeDevice(name: string, devices: readonly DeviceReport[], depth = 0): string {
   const device = devices.find((candidate) => candidate.name === name);
   if (device === undefined || depth > 8) return name;
   if (device.base !== null) return `${device.kind}(${describeDevice(device.base, devices, depth + 1)})`;
+  if (device.parts.length > 0) return `${device.kind}(${device.parts.join(", ")})`;
   return device.path === null ? `${device.kind} ${device.name}` : `${device.kind} ${device.path}`;
 }
 

@@ -4,7 +4,67 @@
 
 import type { Family } from "./endpoint.js";
 
-export type DeviceKind = "ram" | "file" | "blockdev" | "null" | "delay" | "error";
+export type DeviceKind =
+  | "ram"
+  | "file"
+  | "blockdev"
+  | "null"
+  | "delay"
+  | "error"
+  | "linear"
+  | "stripe"
+  | "mirror"
+  | "nvme"
+  | "tcmu"
+  | "migration";
+
+/** A range of another device. `sizeBytes` 0: up to the end of it. */
+export type PartWanted = { device: string; startBytes: bigint; sizeBytes: bigint };
+
+/** What becomes of requests when nothing is left that could answer them. */
+export type WhenLost = "fail" | "freeze";
+
+export type MirrorWanted = {
+  /** 32 hexadecimal digits: a leg that belongs to another volume is not taken. */
+  volume: string;
+  /** 0: chosen by the size. */
+  regionBytes: number;
+  checksums: boolean;
+  assumeClean: boolean;
+  whenLost: WhenLost;
+  resyncBytesPerSecond: bigint;
+};
+
+/** A namespace of another NVMe/TCP target. */
+export type RemoteWanted = {
+  addresses: string[];
+  subnqn: string;
+  hostnqn: string;
+  /** 32 hexadecimal digits. */
+  hostid: string;
+  nsid: number;
+  headerDigest: boolean;
+  dataDigest: boolean;
+  ioQueues: number;
+  depth: number;
+  katoMs: number;
+  pingMs: number;
+  timeoutMs: number;
+  deadlineMs: number;
+  whenLost: WhenLost;
+};
+
+/** A handler written for tcmu-runner. */
+export type TcmuWanted = {
+  handler: string;
+  /** Empty: looked for by the handler's name. */
+  library: string;
+  configuration: string;
+  timeoutMs: number;
+  whenLost: "resend" | "fail";
+};
+
+export type MigrationWanted = { source: string; destination: string; bytesPerSecond: bigint };
 
 export type DeviceWanted = {
   name: string;
@@ -25,7 +85,36 @@ export type DeviceWanted = {
   errorOffset: bigint;
   errorLength: bigint;
   errorCount: bigint;
+  /** linear, stripe, mirror: what it is made of, in order. */
+  parts: PartWanted[];
+  chunkBytes: bigint;
+  mirror: MirrorWanted | null;
+  remote: RemoteWanted | null;
+  tcmu: TcmuWanted | null;
+  migration: MigrationWanted | null;
+  /** ram: the name that its memory is kept under; null: its own. */
+  memoryName: string | null;
+  /** Its requests wait. */
+  suspended: boolean;
 };
+
+/** The devices that one stands on. */
+export const standsOn = (device: Pick<DeviceWanted, "base" | "parts" | "migration">): string[] => [
+  ...(device.base === null ? [] : [device.base]),
+  ...device.parts.map((part) => part.device),
+  ...(device.migration === null ? [] : [device.migration.source, device.migration.destination]),
+];
+
+/** What was found out about a medium when it was first seen; given back when it is opened again. */
+export type KnownFacts = {
+  readonly sizeBytes: bigint;
+  readonly blockBytes: number;
+  readonly identity: string;
+};
+
+/** While a device is copied to another place, these are the names of the two places. */
+export const sourceName = (name: string): string => `${name}@source`;
+export const destinationName = (name: string): string => `${name}@destination`;
 
 export type NamespaceWanted = {
   nsid: number;

@@ -8,6 +8,10 @@ export type DeviceReport = {
   kind: string;
   path: string | null;
   base: string | null;
+  /** The devices that it stands on. */
+  parts: string[];
+  /** Which range of each part; size 0: to its end. */
+  ranges: { startBytes: number; sizeBytes: number }[];
   sizeBytes: number;
   blockBytes: number;
   physicalBlockBytes: number;
@@ -24,6 +28,12 @@ export type DeviceReport = {
   completed: number[];
   bytes: number[];
   usedBy: string[];
+  /** What its medium calls itself; empty: nothing, or not known yet. */
+  identity: string;
+  /** Its requests wait until it is told to go on. */
+  suspended: boolean;
+  /** What only its kind tells. */
+  details: Record<string, string | number>;
 };
 
 export type NamespaceReport = {
@@ -151,6 +161,24 @@ export type RestartsReport = {
   last: RestartReport[];
 };
 
+export type JobReport = {
+  id: number;
+  /** migrate, resync, scrub */
+  kind: string;
+  device: string;
+  subject: string;
+  /** running, done, failed, cancelled */
+  state: string;
+  message: string;
+  startedMs: number;
+  endedMs: number | null;
+  /** null: not known, or it does not run. */
+  doneBytes: number | null;
+  totalBytes: number | null;
+  bytesPerSecond: number | null;
+  secondsLeft: number | null;
+};
+
 export type EventReport = { timeMs: number; level: "info" | "warn" | "error"; text: string };
 
 export type ServerStatus = {
@@ -182,6 +210,8 @@ export type ServerStatus = {
   connectionsAccepted: number;
   connectionsRefused: number;
   disconnects: Record<string, number>;
+  /** Newest first. */
+  jobs: JobReport[];
   process: { residentBytes: number; cpuSeconds: number; eventLoopUtilization: number };
   events: EventReport[];
 };

@@ -459,6 +459,15 @@ export type NativeEngine = {
   /** An operation that only one kind knows. E_NOT_SUPPORTED: not a verb of this kind. */
   deviceCommand(name: string, verb: string, args: Record<string, string>): Promise<void>;
 
+  /** Copies the device to another place while it is used. */
+  beginMigration(name: string, destination: DeviceSpec, bytesPerSecond: bigint): Promise<void>;
+  /** All is copied: holds requests back and flushes the destination. E_NOT_READY: not all is copied yet. */
+  prepareMigration(name: string): Promise<void>;
+  /** After prepareMigration: the destination takes the device's place. */
+  commitMigration(name: string): Promise<void>;
+  /** The device stays what it was. */
+  cancelMigration(name: string): Promise<void>;
+
   addSubsystem(spec: SubsystemSpec): Promise<void>;
   removeSubsystem(nqn: string): Promise<void>;
   /** Connected hosts that are no longer allowed are disconnected. */

@@ -14,7 +14,7 @@ import { print, printData } from "../output.js";
 import type { ChangeFlags, CommonOptions } from "../program.js";
 import { withServer } from "./session.js";
 
-type ChangeAnswer = {
+export type ChangeAnswer = {
   applied: boolean;
   steps: string[];
   unchanged: number;
@@ -46,7 +46,7 @@ function show(answer: ChangeAnswer, options: ChangeFlags, done: string, again: s
   }
 }
 
-async function change(
+export async function change(
   method: string,
   parameters: JsonObject,
   options: ChangeFlags,

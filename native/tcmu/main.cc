@@ -139,9 +139,17 @@ class Host {
         set_stage(Stage::opening);
         if (options_.subtype == "qcow") {
             QcowImage image;
+            std::uint64_t mended = 0;
             problem_ = examine_qcow(options_.configuration, image);
+            if (problem_.empty()) {
+                problem_ = mend_qcow(options_.configuration, mended);
+            }
             if (!problem_.empty()) {
                 return false;
+            }
+            if (mended != 0) {
+                log_line(Level::warning, "clusters in use that were not counted, and are now: %llu",
+                         static_cast<unsigned long long>(mended));
             }
             device_.block_bytes = 512;
             device_.blocks = image.size_bytes / 512;

@@ -116,6 +116,7 @@ base::Result<void> Tcmu::start_process() {
 }
 
 void Tcmu::noticed() {
+    const State before = state_;
     if (state_ == State::opening) {
         look_at_stage();
     }
@@ -130,6 +131,9 @@ void Tcmu::noticed() {
         return;
     }
     pump();
+    if (state_ != before) {
+        tell_changed();
+    }
 }
 
 void Tcmu::look_at_stage() {
@@ -191,6 +195,9 @@ void Tcmu::lose(std::string reason) {
 }
 
 void Tcmu::ended(const std::string& how) {
+    if (lost_reason_.empty() && state_ == State::opening && channel_->stage() == Stage::refused) {
+        lost_reason_ = channel_->text();  // its end was heard before its words
+    }
     const std::string reason = lost_reason_.empty() ? "the handler's process " + how : lost_reason_;
     lost_reason_.clear();
     process_.reset();
@@ -214,6 +221,7 @@ void Tcmu::ended(const std::string& how) {
     }
     back_off_ = lasted || back_off_ == 0 ? back_off_first : std::min(2 * back_off_, back_off_longest);
     restart_timer_.start_after(back_off_);
+    tell_changed();
 }
 
 void Tcmu::check_deadlines() {

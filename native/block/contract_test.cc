@@ -7,6 +7,7 @@
 #include <functional>
 #include <random>
 
+#include "block/mirror/format.h"
 #include "testing/block_media.h"
 #include "testing/block_rig.h"
 
@@ -31,12 +32,14 @@ struct Bench {
     // The device, newly made; null where the machine cannot have it (`missing` says why).
     Device* open();
     void close();
+    void close_legs();  // and what else it stands on
 
     const Subject& subject;
     testing::TemporaryFolder folder;
     std::unique_ptr<testing::LoopDevice> loop;
     std::unique_ptr<testing::DetachedMount> mount;
     DeviceSpec base;  // its name is empty unless the subject stands on another device
+    std::vector<DeviceSpec> legs;
     DeviceSpec spec;
     std::string missing;
     BlockRig rig;
@@ -133,6 +136,38 @@ void prepare_delay_over_file(Bench& bench) {
     bench.base.create = true;
 }
 
+void prepare_mirror(Bench& bench, const char* second) {
+    bench.spec.mirror.volume.fill(1);
+    bench.spec.mirror.assume_clean = true;
+    bench.spec.size_bytes = 0;
+    for (const char* kind : {"ram", second}) {
+        DeviceSpec& leg = bench.legs.emplace_back();
+        leg.name = "leg" + std::to_string(bench.legs.size());
+        leg.kind = kind;
+        leg.block_bytes = bench.spec.block_bytes;
+        leg.size_bytes = block::mirror::leg_bytes_for(size_bytes, 0, leg.block_bytes, false);
+        leg.path = bench.folder.file(leg.name);
+        leg.create = true;
+        bench.spec.parts.push_back({leg.name, 0, 0});
+    }
+}
+
+void prepare_mirror_of_ram(Bench& bench) { prepare_mirror(bench, "ram"); }
+void prepare_mirror_of_ram_and_file(Bench& bench) { prepare_mirror(bench, "file"); }
+
+// The second leg has to get everything first, and loses its place at the first write.
+void prepare_degraded_mirror(Bench& bench) {
+    prepare_mirror(bench, "ram");
+    bench.spec.mirror.assume_clean = false;
+    bench.legs[1].name = "below";
+    DeviceSpec& broken = bench.legs.emplace_back();
+    broken.name = "leg2";
+    broken.kind = "error";
+    broken.base = "below";
+    broken.error_actions = {"write"};
+    broken.block_bytes = bench.spec.block_bytes;
+}
+
 const Subject subjects[] = {
     {"ram, 512", "ram", 512, prepare_nothing},
     {"ram, 4096", "ram", 4096, prepare_nothing},
@@ -147,6 +182,10 @@ const Subject subjects[] = {
     {"delay over ram", "delay", 512, prepare_delay},
     {"delay over file", "delay", 512, prepare_delay_over_file},
     {"error over ram", "error", 512, prepare_error},
+    {"mirror of ram, 512", "mirror", 512, prepare_mirror_of_ram, true, false},
+    {"mirror of ram, 4096", "mirror", 4096, prepare_mirror_of_ram, true, false},
+    {"mirror of ram and file", "mirror", 512, prepare_mirror_of_ram_and_file, true, false},
+    {"mirror, degraded", "mirror", 4096, prepare_degraded_mirror, true, false},
     {"tcmu, handler file, 512", "tcmu", 512, prepare_tcmu_file, true, false},
     {"tcmu, handler file, 4096", "tcmu", 4096, prepare_tcmu_file, true, false},
     {"tcmu, handler ram, 4096", "tcmu", 4096, prepare_tcmu_ram, true, false},
@@ -172,6 +211,10 @@ Device* Bench::open() {
         const auto made = rig.make(base);
         REQUIRE_MESSAGE(made.ok(), made.error().message);
     }
+    for (const DeviceSpec& leg : legs) {
+        const auto made = rig.make(leg);
+        REQUIRE_MESSAGE(made.ok(), made.error().message);
+    }
     const auto made = rig.make(spec);
     REQUIRE_MESSAGE(made.ok(), made.error().message);
     Device* device = made.value();
@@ -182,6 +225,13 @@ Device* Bench::open() {
 
 void Bench::close() {
     rig.close(spec.name);
+    close_legs();
+}
+
+void Bench::close_legs() {
+    for (auto leg = legs.rbegin(); leg != legs.rend(); ++leg) {
+        rig.close(leg->name);
+    }
     if (!base.name.empty()) {
         rig.close(base.name);
     }
@@ -426,9 +476,7 @@ TEST_CASE(
         }
         REQUIRE(bench.rig.run_until([&] { return closed; }));
         bench.rig.forget_device(bench.spec.name);
-        if (!bench.base.name.empty()) {
-            bench.rig.close(bench.base.name);
-        }
+        bench.close_legs();
         CHECK(std::all_of(requests.begin(), requests.end(),
                           [](const TestRequest& r) { return r.completed == 1; }));
         CHECK(requests.front().status == Status::ok);

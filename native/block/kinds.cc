@@ -19,8 +19,9 @@ constexpr Kind kinds[] = {
     {"file", make_file},          // path, create, size_bytes, block_bytes, read_only, wait_for_lock
     {"blockdev", make_blockdev},  // path, block_bytes, read_only, wait_for_lock
     {"delay", make_delay},        // base, read_only, read_delay_us, write_delay_us, flush_delay_us
-    {"error", make_error},  // base, read_only, error_actions, error_status, error_offset, _length, _count
-    {"tcmu", make_tcmu},    // tcmu, read_only; size_bytes and block_bytes where the handler does not know
+    {"error", make_error},    // base, read_only, error_actions, error_status, error_offset, _length, _count
+    {"tcmu", make_tcmu},      // tcmu, read_only; size_bytes and block_bytes where the handler does not know
+    {"mirror", make_mirror},  // parts, mirror, read_only, known
 };
 
 }  // namespace

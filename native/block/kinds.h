@@ -18,6 +18,7 @@ MadeDevice make_blockdev(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_delay(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_error(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_tcmu(Environment& environment, const DeviceSpec& spec);
+MadeDevice make_mirror(Environment& environment, const DeviceSpec& spec);
 
 // E_INVALID unless `bytes` is a size that a device with the specification's blocks can have.
 base::Result<void> check_size(const DeviceSpec& spec, std::uint64_t bytes);

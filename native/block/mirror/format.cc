@@ -1,0 +1,246 @@
+#include "block/mirror/format.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/byte_order.h"
+#include "base/crc32c.h"
+
+namespace block::mirror {
+
+namespace {
+
+constexpr char magic[8] = {'K', 'E', 'E', 'L', 'M', 'I', 'R', '1'};
+constexpr std::uint32_t version = 1;
+constexpr std::uint32_t flag_checksums = 1;
+constexpr std::uint64_t alignment = 4096;
+// A region is as small as this many of them allow.
+constexpr std::uint32_t regions_wanted = 1u << 15;
+constexpr std::uint32_t region_bytes_chosen_min = 256u << 10;
+
+struct DiskSlot {
+    std::uint8_t leg[16];
+    std::uint8_t role;
+    std::uint8_t reserved[15];
+};
+
+struct DiskSuperblock {
+    char magic[8];
+    base::le32 version;
+    base::le32 crc;  // of all 4096 bytes, with this field zero
+    base::le64 sequence;
+    base::le64 events;
+    std::uint8_t volume[16];
+    std::uint8_t leg[16];
+    base::le64 leg_bytes;
+    base::le64 data_bytes;
+    base::le32 region_bytes;
+    base::le32 block_bytes;
+    base::le32 flags;
+    base::le32 reserved0;
+    base::le64 map_offset;
+    base::le64 checksum_offset;
+    std::uint8_t reserved1[144];
+    DiskSlot slots[legs_max];
+    std::uint8_t reserved2[3584];
+};
+static_assert(sizeof(DiskSlot) == 32 && sizeof(DiskSuperblock) == superblock_bytes);
+
+std::uint64_t round_up(std::uint64_t value) { return (value + alignment - 1) / alignment * alignment; }
+
+bool is_zero(const Uuid& uuid) { return uuid == Uuid{}; }
+
+std::uint32_t crc_of(const DiskSuperblock& disk) {
+    DiskSuperblock copy = disk;
+    copy.crc = 0;
+    return base::crc32c(std::as_bytes(std::span(&copy, 1)));
+}
+
+}  // namespace
+
+std::uint64_t Geometry::checksum_bytes() const {
+    return checksums ? round_up(data_bytes / block_bytes * 4) : 0;
+}
+
+std::uint64_t Geometry::metadata_bytes() const {
+    return checksum_bytes() + std::uint64_t{map_pages()} * map_page_bytes + superblocks * superblock_bytes;
+}
+
+int Superblock::slot_of(const Uuid& uuid) const {
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+        if (slots[i].role != Role::none && slots[i].leg == uuid) {
+            return static_cast<int>(i);
+        }
+    }
+    return -1;
+}
+
+bool is_possible(const Geometry& geometry) {
+    return (geometry.block_bytes == 512 || geometry.block_bytes == 4096) &&
+           std::has_single_bit(geometry.region_bytes) && geometry.region_bytes >= region_bytes_min &&
+           geometry.region_bytes <= region_bytes_max && geometry.data_bytes != 0 &&
+           geometry.data_bytes % alignment == 0 &&
+           geometry.data_bytes <= std::uint64_t{regions_max} * geometry.region_bytes;
+}
+
+std::optional<Layout> place(const Geometry& geometry, std::uint64_t leg_bytes) {
+    if (!is_possible(geometry)) {
+        return std::nullopt;
+    }
+    const std::uint64_t end = leg_bytes / alignment * alignment;
+    if (geometry.metadata_bytes() > end || geometry.data_bytes > end - geometry.metadata_bytes()) {
+        return std::nullopt;
+    }
+    Layout layout;
+    layout.superblock_offset = end - superblocks * superblock_bytes;
+    layout.map_offset = layout.superblock_offset - std::uint64_t{geometry.map_pages()} * map_page_bytes;
+    layout.checksum_offset = layout.map_offset - geometry.checksum_bytes();
+    return layout;
+}
+
+Geometry choose_geometry(std::uint64_t leg_bytes, std::uint32_t region_bytes, std::uint32_t block_bytes,
+                         bool checksums) {
+    Geometry geometry{leg_bytes / alignment * alignment, region_bytes, block_bytes, checksums};
+    if (region_bytes == 0) {
+        geometry.region_bytes = region_bytes_chosen_min;
+        while (geometry.region_bytes < region_bytes_max &&
+               geometry.data_bytes / geometry.region_bytes >= regions_wanted) {
+            geometry.region_bytes *= 2;
+        }
+    }
+    geometry.data_bytes = std::min(geometry.data_bytes, std::uint64_t{regions_max} * geometry.region_bytes);
+    // The metadata of a smaller volume is smaller: a few rounds find the largest that fits.
+    const std::uint64_t end = leg_bytes / alignment * alignment;
+    while (is_possible(geometry) && !place(geometry, leg_bytes)) {
+        const std::uint64_t over = geometry.data_bytes + geometry.metadata_bytes() - end;
+        const std::uint64_t metadata_left = std::max(over / 2, alignment) / alignment * alignment;
+        geometry.data_bytes -= std::min(geometry.data_bytes, metadata_left);
+    }
+    if (!is_possible(geometry)) {
+        geometry.data_bytes = 0;
+    }
+    return geometry;
+}
+
+std::uint64_t leg_bytes_for(std::uint64_t data_bytes, std::uint32_t region_bytes, std::uint32_t block_bytes,
+                            bool checksums) {
+    Geometry geometry{data_bytes, region_bytes, block_bytes, checksums};
+    if (region_bytes == 0) {
+        geometry.region_bytes = choose_geometry(data_bytes, 0, block_bytes, checksums).region_bytes;
+    }
+    return data_bytes + geometry.metadata_bytes();
+}
+
+void encode(const Superblock& superblock, std::uint64_t leg_bytes,
+            std::span<std::byte, superblock_bytes> out) {
+    DiskSuperblock disk{};
+    const Layout layout = place(superblock.geometry, leg_bytes).value_or(Layout{});
+    std::memcpy(disk.magic, magic, sizeof(magic));
+    disk.version = version;
+    disk.sequence = superblock.sequence;
+    disk.events = superblock.events;
+    std::memcpy(disk.volume, superblock.volume.data(), sizeof(disk.volume));
+    std::memcpy(disk.leg, superblock.leg.data(), sizeof(disk.leg));
+    disk.leg_bytes = leg_bytes / alignment * alignment;
+    disk.data_bytes = superblock.geometry.data_bytes;
+    disk.region_bytes = superblock.geometry.region_bytes;
+    disk.block_bytes = superblock.geometry.block_bytes;
+    disk.flags = superblock.geometry.checksums ? flag_checksums : 0;
+    disk.map_offset = layout.map_offset;
+    disk.checksum_offset = layout.checksum_offset;
+    for (std::size_t i = 0; i < legs_max; ++i) {
+        std::memcpy(disk.slots[i].leg, superblock.slots[i].leg.data(), sizeof(disk.slots[i].leg));
+        disk.slots[i].role = static_cast<std::uint8_t>(superblock.slots[i].role);
+    }
+    disk.crc = crc_of(disk);
+    std::memcpy(out.data(), &disk, sizeof(disk));
+}
+
+bool resembles_superblock(std::span<const std::byte, superblock_bytes> in) {
+    return std::memcmp(in.data(), magic, sizeof(magic)) == 0;
+}
+
+std::optional<Superblock> decode(std::span<const std::byte, superblock_bytes> in, std::uint64_t leg_bytes) {
+    DiskSuperblock disk;
+    std::memcpy(&disk, in.data(), sizeof(disk));
+    if (!resembles_superblock(in) || disk.version.value() != version || disk.crc.value() != crc_of(disk) ||
+        (disk.flags.value() & ~flag_checksums) != 0) {
+        return std::nullopt;
+    }
+    Superblock superblock;
+    superblock.sequence = disk.sequence;
+    superblock.events = disk.events;
+    std::memcpy(superblock.volume.data(), disk.volume, sizeof(disk.volume));
+    std::memcpy(superblock.leg.data(), disk.leg, sizeof(disk.leg));
+    superblock.geometry = {disk.data_bytes, disk.region_bytes, disk.block_bytes,
+                           (disk.flags & flag_checksums) != 0};
+    const std::optional<Layout> layout = place(superblock.geometry, leg_bytes);
+    if (!layout || disk.leg_bytes.value() != leg_bytes / alignment * alignment ||
+        disk.map_offset.value() != layout->map_offset ||
+        disk.checksum_offset.value() != layout->checksum_offset) {
+        return std::nullopt;
+    }
+    // Counters that only grow: one at its end was never written by us.
+    constexpr std::uint64_t counter_max = std::uint64_t{1} << 62;
+    if (superblock.sequence > counter_max || superblock.events > counter_max || is_zero(superblock.leg)) {
+        return std::nullopt;
+    }
+    for (std::size_t i = 0; i < legs_max; ++i) {
+        if (disk.slots[i].role > static_cast<std::uint8_t>(Role::detached)) {
+            return std::nullopt;
+        }
+        Superblock::Slot& slot = superblock.slots[i];
+        slot.role = static_cast<Role>(disk.slots[i].role);
+        std::memcpy(slot.leg.data(), disk.slots[i].leg, slot.leg.size());
+        if (slot.role == Role::none) {
+            slot = {};
+            continue;
+        }
+        if (is_zero(slot.leg)) {
+            return std::nullopt;
+        }
+        for (std::size_t other = 0; other < i; ++other) {
+            if (superblock.slots[other].role != Role::none && superblock.slots[other].leg == slot.leg) {
+                return std::nullopt;
+            }
+        }
+    }
+    return superblock.slot_of(superblock.leg) >= 0 ? std::optional(superblock) : std::nullopt;
+}
+
+void encode_map_page(std::span<const std::uint16_t> entries, std::span<std::byte, map_page_bytes> out) {
+    std::memset(out.data(), 0, out.size());
+    for (std::size_t first = 0; first < regions_per_page; first += regions_per_sector) {
+        std::byte* const sector = out.data() + first / regions_per_sector * map_sector_bytes;
+        for (std::size_t i = 0; i < regions_per_sector && first + i < entries.size(); ++i) {
+            const base::le16 entry = entries[first + i];
+            std::memcpy(sector + 4 + 2 * i, &entry, 2);
+        }
+        const base::le32 crc = base::crc32c({sector + 4, map_sector_bytes - 4});
+        std::memcpy(sector, &crc, 4);
+    }
+}
+
+void merge_map_page(std::span<const std::byte, map_page_bytes> in, std::span<std::uint16_t> entries) {
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+        const std::byte* const sector = in.data() + i / regions_per_sector * map_sector_bytes;
+        if (i % regions_per_sector == 0) {
+            base::le32 crc;
+            std::memcpy(&crc, sector, 4);
+            if (crc.value() != base::crc32c({sector + 4, map_sector_bytes - 4})) {
+                const std::size_t end = std::min<std::size_t>(i + regions_per_sector, entries.size());
+                for (; i < end; ++i) {
+                    entries[i] = intent_bit | missing_bits;
+                }
+                --i;
+                continue;
+            }
+        }
+        base::le16 entry;
+        std::memcpy(&entry, sector + 4 + 2 * (i % regions_per_sector), 2);
+        entries[i] = static_cast<std::uint16_t>(entries[i] | (entry & (intent_bit | missing_bits)));
+    }
+}
+
+}  // namespace block::mirror

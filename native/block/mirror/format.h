@@ -1,0 +1,112 @@
+// What a mirror keeps at the end of each of its legs, and how it is laid out there.
+//
+//   0 … data_bytes          the volume's data
+//   …                       unused
+//   checksum_offset         CRC32C of each block (only with checksums), little-endian
+//   map_offset              the region map: pages of 4096 bytes
+//   superblock_offset       two superblocks of 4096 bytes, written in turn; the valid one with the higher
+//                           sequence counts
+//   leg_bytes               the end of the leg, rounded down to 4096
+//
+// Everything is placed from the end, so that the data begin at 0 and a leg can be read without the mirror.
+// Nothing that was read is used in arithmetic before `decode` has compared it.
+//
+// The map has 16 bits for each region: what a leg (a slot of the table) misses, one bit each, and `intent`:
+// writes may be under way, so that the legs may differ. A sector of it has a checksum of its own; one that is
+// not as it was written counts as "everything differs".
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace block::mirror {
+
+inline constexpr std::uint32_t legs_max = 8;
+inline constexpr std::uint32_t superblock_bytes = 4096;
+inline constexpr std::uint32_t superblocks = 2;
+inline constexpr std::uint32_t map_page_bytes = 4096;
+inline constexpr std::uint32_t map_sector_bytes = 512;
+inline constexpr std::uint32_t regions_per_sector = (map_sector_bytes - 4) / 2;
+inline constexpr std::uint32_t regions_per_page = map_page_bytes / map_sector_bytes * regions_per_sector;
+inline constexpr std::uint32_t regions_max = 1u << 20;
+inline constexpr std::uint32_t region_bytes_min = 4096;
+inline constexpr std::uint32_t region_bytes_max = 1u << 30;
+inline constexpr std::uint16_t intent_bit = 1u << 8;
+inline constexpr std::uint16_t missing_bits = 0xFF;
+
+using Uuid = std::array<std::uint8_t, 16>;
+
+// What the table says of a leg.
+enum class Role : std::uint8_t {
+    none,      // the slot is free
+    up,        // has everything
+    stale,     // misses what the map says
+    detached,  // the same, and is not taken back before somebody asks for it
+};
+
+struct Geometry {
+    std::uint64_t data_bytes = 0;
+    std::uint32_t region_bytes = 0;
+    std::uint32_t block_bytes = 0;
+    bool checksums = false;
+
+    bool operator==(const Geometry&) const = default;
+    std::uint32_t regions() const {
+        return static_cast<std::uint32_t>((data_bytes + region_bytes - 1) / region_bytes);
+    }
+    std::uint32_t map_pages() const { return (regions() + regions_per_page - 1) / regions_per_page; }
+    std::uint64_t checksum_bytes() const;
+    // What a leg needs beyond the data.
+    std::uint64_t metadata_bytes() const;
+};
+
+struct Layout {
+    std::uint64_t checksum_offset = 0;
+    std::uint64_t map_offset = 0;
+    std::uint64_t superblock_offset = 0;
+};
+
+struct Superblock {
+    struct Slot {
+        Uuid leg{};
+        Role role = Role::none;
+        bool operator==(const Slot&) const = default;
+    };
+    std::uint64_t sequence = 0;  // of the copies on this leg
+    std::uint64_t events = 0;    // of the volume: grows with each change of the table
+    Uuid volume{};
+    Uuid leg{};
+    Geometry geometry;
+    std::array<Slot, legs_max> slots{};
+
+    int slot_of(const Uuid& uuid) const;  // -1: not in the table
+};
+
+// Whether a volume can have this shape at all.
+bool is_possible(const Geometry& geometry);
+// The largest volume that legs of this size can carry; data_bytes is 0 if there is none. `region_bytes` 0
+// chooses.
+Geometry choose_geometry(std::uint64_t leg_bytes, std::uint32_t region_bytes, std::uint32_t block_bytes,
+                         bool checksums);
+// Where things lie on a leg of this size; nothing if the volume does not fit.
+std::optional<Layout> place(const Geometry& geometry, std::uint64_t leg_bytes);
+// The smallest leg that carries `data_bytes`.
+std::uint64_t leg_bytes_for(std::uint64_t data_bytes, std::uint32_t region_bytes, std::uint32_t block_bytes,
+                            bool checksums);
+
+void encode(const Superblock& superblock, std::uint64_t leg_bytes,
+            std::span<std::byte, superblock_bytes> out);
+// Nothing unless every field is as this version can have written it on a leg of this size.
+std::optional<Superblock> decode(std::span<const std::byte, superblock_bytes> in, std::uint64_t leg_bytes);
+// Whether it begins like a superblock of any version, valid or not.
+bool resembles_superblock(std::span<const std::byte, superblock_bytes> in);
+
+// `entries`: the regions of the page, at most regions_per_page.
+void encode_map_page(std::span<const std::uint16_t> entries, std::span<std::byte, map_page_bytes> out);
+// Adds (or) what the page says to `entries`; a damaged sector sets every bit.
+void merge_map_page(std::span<const std::byte, map_page_bytes> in, std::span<std::uint16_t> entries);
+
+}  // namespace block::mirror

@@ -1,0 +1,353 @@
+// What a mirror writes about itself: the table (superblocks) and the map of regions.
+//
+// A change of the table is committed to all legs that keep metadata. Nothing that depends on it is answered
+// before it is durable on all that are then up; a leg that fails to record it is stale itself, which is the
+// next change. A leg becomes up only if one that was up before has recorded that: otherwise the old one,
+// coming back alone after a power cut, would believe that it need not wait for the new one.
+//
+// Map pages go out in batches, one at a time: whoever comes while one is under way is in the next. So a page
+// is never written twice at once, and one write serves all that wait.
+
+#include <bit>
+#include <utility>
+
+#include "block/mirror/mirror.h"
+
+namespace block::mirror {
+
+namespace {
+
+// A region that was not written for one to two of these is flushed and taken off the map.
+constexpr base::Nanoseconds sweep_interval = base::second;
+
+}  // namespace
+
+// --- The table
+// -------------------------------------------------------------------------------------------------
+
+void Mirror::table_changed() {
+    ++wanted_version_;
+    if (!committing_) {
+        commit();
+    }
+}
+
+void Mirror::commit() {
+    committing_ = true;
+    commit_version_ = wanted_version_;
+    commit_epoch_ = epoch_;
+    ++events_;
+    commit_old_up_ = mask_of(LegState::up);
+    commit_promoting_ = mask_of(LegState::promoting);
+    commit_sent_ = commit_ok_ = 0;
+    commit_table_ = table_;
+    ++commit_outstanding_;
+    for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
+        Leg* const leg = leg_of_slot(slot);
+        if (leg == nullptr || !leg->keeps_metadata() || commit_epoch_ != epoch_) {
+            continue;
+        }
+        Superblock superblock = current_table();
+        superblock.slots = commit_table_;
+        superblock.leg = leg->uuid;
+        superblock.sequence = ++leg->sequence;
+        Buffer* const buffer = buffers_.take(superblock_bytes);
+        encode(superblock, leg->bytes,
+               std::span<std::byte, superblock_bytes>(buffer->data, superblock_bytes));
+        const std::uint64_t copy = superblock.sequence % superblocks * superblock_bytes;
+        commit_sent_ |= leg->bit();
+        ++commit_outstanding_;
+        ask(*leg,
+            {.action = Action::write,
+             .offset = leg->layout.superblock_offset + copy,
+             .length = superblock_bytes,
+             .data = buffer->data,
+             .buffer = buffer,
+             .force_unit_access = true},
+            [this, slot](Leg&, Status status) {
+                commit_ok_ |= status == Status::ok ? 1u << slot : 0;
+                if (--commit_outstanding_ == 0) {
+                    committed();
+                }
+            });
+        buffers_.release(*buffer);
+    }
+    if (--commit_outstanding_ == 0) {
+        committed();
+    }
+}
+
+void Mirror::committed() {
+    committing_ = false;
+    if (commit_epoch_ == epoch_) {
+        const std::uint32_t failed = commit_sent_ & ~commit_ok_;
+        committing_ = true;  // what follows may change the table: it is committed below
+        if ((commit_old_up_ & commit_ok_) == 0) {
+            lose("no leg can record which legs have everything");
+        }
+        for (std::uint32_t slot = 0; slot < legs_max && commit_epoch_ == epoch_; ++slot) {
+            Leg* const leg = leg_of_slot(slot);
+            const std::uint32_t bit = 1u << slot;
+            if (leg == nullptr || (commit_sent_ & bit) == 0) {
+                continue;
+            }
+            if ((failed & bit) != 0) {
+                ++leg->write_errors;
+                fail_leg(*leg, "it could not record the state of the volume");
+            } else {
+                leg->table_written = true;
+                if (leg->state == LegState::promoting && (commit_promoting_ & bit) != 0 &&
+                    commit_table_[slot].role == Role::up) {
+                    leg->state = LegState::up;
+                    leg->reason.clear();
+                    changed_.schedule();
+                }
+            }
+        }
+        committing_ = false;
+    }
+    if (commit_epoch_ == epoch_) {
+        // A table that says of a leg what is no longer so is not in force.
+        if (commit_version_ == wanted_version_) {
+            durable_version_ = commit_version_;
+            witness_ = Witness{events_, commit_table_};
+        }
+    }
+    if (!settled()) {
+        commit();
+    } else {
+        commit_settled();
+    }
+    finish_close();
+}
+
+void Mirror::commit_settled() {
+    if (starting_ && !batching_) {
+        serve();
+    }
+    while (waiting_commit_.first != nullptr && settled()) {
+        Op& op = *waiting_commit_.first;
+        waiting_commit_.remove(op);
+        end_op(op, op.failure);
+    }
+    while (!settling_.empty() && settled()) {
+        const CommandDone done = std::move(settling_.front().second);
+        settling_.erase(settling_.begin());
+        done({});
+    }
+    std::vector<Leg*> gone;
+    for (const auto& leg : legs_) {
+        if (leg->state == LegState::up && leg->replaces != nullptr) {
+            gone.push_back(std::exchange(leg->replaces, nullptr));
+        }
+    }
+    for (Leg* leg : gone) {
+        remove_leg(*leg, [](base::Result<void>) {});
+    }
+    kick_resync();
+}
+
+// --- The map
+// ---------------------------------------------------------------------------------------------------
+
+void Mirror::schedule_batch() { batch_start_.schedule(); }
+
+void Mirror::run_batch() {
+    batch_start_.cancel();
+    if (batching_) {
+        return;  // its end begins the next
+    }
+    const bool whole =
+        std::any_of(legs_.begin(), legs_.end(), [](const auto& leg) { return leg->map_needed; });
+    if (!starting_ && !whole && !map_.any_dirty() && joining_.empty()) {
+        finish_close();
+        return;
+    }
+    batching_ = true;
+    batch_epoch_ = epoch_;
+    batch_sent_ = batch_failed_ = batch_whole_ = 0;
+    batch_failure_ = Status::ok;
+    in_batch_ = joining_;
+    joining_ = {};
+    for (Op* op = in_batch_.first; op != nullptr; op = op->next) {
+        op->list = &in_batch_;
+    }
+    for (const auto& leg : legs_) {
+        if (leg->keeps_metadata()) {
+            batch_sent_ |= leg->bit();
+            batch_whole_ |= leg->map_needed ? leg->bit() : 0;
+        }
+        leg->map_needed = false;
+    }
+    ++batch_outstanding_;
+    for (std::uint32_t page = 0; page < map_.pages() && batch_epoch_ == epoch_; ++page) {
+        const bool dirty = map_.page_dirty(page);
+        if (!dirty && batch_whole_ == 0) {
+            continue;
+        }
+        map_.mark_clean(page);
+        Buffer* const buffer = buffers_.take(map_page_bytes);
+        map_.encode(page, std::span<std::byte, map_page_bytes>(buffer->data, map_page_bytes));
+        for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
+            Leg* const leg = leg_of_slot(slot);
+            const std::uint32_t bit = 1u << slot;
+            const bool wants = (batch_sent_ & bit) != 0 && (dirty || (batch_whole_ & bit) != 0);
+            if (!wants || leg == nullptr || !leg->keeps_metadata()) {
+                batch_failed_ |= wants ? bit : 0;
+                continue;
+            }
+            ++batch_outstanding_;
+            ask(*leg,
+                {.action = Action::write,
+                 .offset = leg->layout.map_offset + std::uint64_t{page} * map_page_bytes,
+                 .length = map_page_bytes,
+                 .data = buffer->data,
+                 .buffer = buffer,
+                 .force_unit_access = true},
+                [this, slot](Leg&, Status status) {
+                    if (status != Status::ok) {
+                        batch_failed_ |= 1u << slot;
+                        batch_failure_ = status;
+                    }
+                    if (--batch_outstanding_ == 0) {
+                        batch_done();
+                    }
+                });
+        }
+        buffers_.release(*buffer);
+    }
+    if (--batch_outstanding_ == 0) {
+        batch_done();
+    }
+}
+
+void Mirror::batch_done() {
+    for (std::uint32_t slot = 0; slot < legs_max && batch_epoch_ == epoch_; ++slot) {
+        Leg* const leg = leg_of_slot(slot);
+        if ((batch_failed_ & (1u << slot)) != 0 && leg != nullptr) {
+            leg->write_errors += leg->keeps_metadata() ? 1 : 0;
+            fail_leg(*leg, std::string("its map cannot be written: ") + block::name_of(batch_failure_));
+        } else if (leg != nullptr && (batch_whole_ & (1u << slot)) != 0) {
+            leg->map_written = true;
+        }
+    }
+    batching_ = false;
+    OpList ready = in_batch_;
+    in_batch_ = {};
+    const bool in_force = batch_epoch_ == epoch_;
+    std::vector<Op*>& ops = batch_ops_;
+    for (Op* op = ready.first; op != nullptr; op = op->next) {
+        op->list = nullptr;
+        ops.push_back(op);
+    }
+    // A region is settled if it was in this batch; all those of the waiting requests were.
+    for (Op* op : ops) {
+        for (std::uint32_t region = op->regions.first; region <= op->regions.last && in_force; ++region) {
+            map_.at(region).set(RegionMap::settled);
+        }
+    }
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+        if (in_force && serving_) {
+            send_change(*ops[i]);
+        } else {
+            release_piece(*ops[i]);
+            park_or_fail(*ops[i]);
+        }
+    }
+    ops.clear();
+    if (starting_ && in_force) {
+        table_changed();
+    }
+    const bool whole =
+        std::any_of(legs_.begin(), legs_.end(), [](const auto& leg) { return leg->map_needed; });
+    if (!joining_.empty() || whole) {
+        schedule_batch();
+    }
+    kick_resync();
+    finish_close();
+}
+
+// --- The sweep
+// -------------------------------------------------------------------------------------------------
+
+void Mirror::restart_sweep_timer() {
+    if (serving_ && !read_only() && !closing() && map_.intents() != 0 && !sweep_timer_.running() &&
+        !sweeping_) {
+        sweep_timer_.start_after(sweep_interval);
+    }
+}
+
+// Regions at rest are flushed, then taken off the map.
+void Mirror::sweep() {
+    if (!serving_ || sweeping_) {
+        return;
+    }
+    std::uint32_t candidates = 0;
+    for (std::uint32_t i = 0; i < map_.count() && map_.intents() != 0; ++i) {
+        RegionMap::Region& region = map_.at(i);
+        if (!region.intent()) {
+            continue;
+        }
+        const bool rests = (!region.has(RegionMap::touched) || closing_now_) && region.writers == 0 &&
+                           !region.has(RegionMap::unequal);
+        region.clear(RegionMap::touched);
+        if (rests) {
+            region.set(RegionMap::sweeping);
+            ++candidates;
+        } else {
+            region.clear(RegionMap::sweeping);
+        }
+    }
+    if (candidates == 0) {
+        restart_sweep_timer();
+        return;
+    }
+    sweeping_ = sweep_ok_ = true;
+    sweep_epoch_ = epoch_;
+    ++sweep_outstanding_;
+    for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
+        Leg* const leg = leg_of_slot(slot);
+        if (leg == nullptr || !leg->writable() || !leg->claim.device()->describe().volatile_cache) {
+            continue;
+        }
+        ++sweep_outstanding_;
+        ask(*leg, {.action = Action::flush}, [this, slot](Leg&, Status status) {
+            Leg* const flushed = leg_of_slot(slot);
+            if (status != Status::ok) {
+                // While it is up nothing may be taken back; if another one has everything it is stale now.
+                sweep_ok_ = false;
+                const bool last = flushed != nullptr && flushed->state == LegState::up && up_count() == 1;
+                if (flushed != nullptr && sweep_epoch_ == epoch_ && !last) {
+                    ++flushed->write_errors;
+                    fail_leg(*flushed, std::string("it cannot flush: ") + block::name_of(status));
+                }
+            }
+            if (--sweep_outstanding_ == 0) {
+                sweep_flushed();
+            }
+        });
+    }
+    if (--sweep_outstanding_ == 0) {
+        sweep_flushed();
+    }
+}
+
+void Mirror::sweep_flushed() {
+    sweeping_ = false;
+    for (std::uint32_t i = 0; i < map_.count() && sweep_epoch_ == epoch_; ++i) {
+        RegionMap::Region& region = map_.at(i);
+        const bool still = region.has(RegionMap::sweeping) && region.writers == 0 && sweep_ok_ &&
+                           !region.has(RegionMap::touched) && !region.has(RegionMap::unequal);
+        region.clear(RegionMap::sweeping);
+        if (still) {
+            map_.clear_intent(i);
+        }
+    }
+    if (map_.any_dirty() && serving_) {
+        schedule_batch();
+    }
+    restart_sweep_timer();
+    finish_close();
+}
+
+}  // namespace block::mirror

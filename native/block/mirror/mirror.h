@@ -1,0 +1,405 @@
+// A volume of which every leg has all data: reads come from one leg, writes go to all that are up.
+//
+// What holds at every moment:
+//  - Before a write reaches any leg, the intent of its regions is on all legs that are up (region_map.h).
+//  - Before a write is acknowledged, every leg that lacks it is recorded as stale on all legs that are up.
+//  - A leg that was away becomes up only after it has everything, has flushed it, and a leg that was up
+//  before
+//    has recorded that.
+//  - Nobody reads from a leg that is not up; of regions in which legs that are up may differ (after a crash),
+//    one leg alone is read until the others were made equal to it.
+//
+// Files: assemble.cc which legs may be served from · mirror_read.cc, mirror_write.cc the host's requests ·
+// metadata.cc table and map · resync.cc · scrub.cc · verbs.cc what can be asked of it · mirror.cc the rest.
+//
+// A write is copied before it goes to a leg that does not take it at once (see leg_io.h); with more than 64
+// MiB of those under way it goes out of the host's memory, and then is acknowledged only when a leg that is
+// being left has let go of it.
+//
+// Verbs (Device::command): detach {leg} · attach {leg, force} · invalidate {leg} · mark_clean {leg} ·
+// add_leg {device, force} · remove_leg {leg} · replace_leg {leg, device, force} · scrub {repair} · scrub_stop
+// · set_rate {bytes_per_second}.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "block/kinds.h"
+#include "block/mirror/extent_lock.h"
+#include "block/mirror/format.h"
+#include "block/mirror/leg_io.h"
+#include "block/mirror/region_map.h"
+#include "block/mirror/verdict.h"
+
+namespace block::mirror {
+
+enum class LegState : std::uint8_t {
+    absent,     // not reachable, or nothing is known of it yet
+    reading,    // its superblock is being read
+    found,      // read; what becomes of it is decided when the volume starts
+    refused,    // holds something else
+    diverged,   // went on without the others
+    stale,      // misses what the map says
+    joining,    // gets the table and the map, before any data
+    resyncing,  // gets all writes, and what it misses is copied to it
+    promoting,  // has everything; that is being recorded
+    up,
+    leaving,  // waits for its last requests, then goes
+};
+const char* name_of(LegState state);
+
+// How long a start that could go on waits for legs that are being read.
+inline constexpr base::Nanoseconds patience = 2 * base::second;
+
+struct Leg {
+    Claim claim;
+    std::string name;
+    LegState state = LegState::absent;
+    std::string reason;  // of its state, for people
+    int slot = -1;       // in the table
+    Uuid uuid{};
+    std::uint64_t bytes = 0;  // of its device when it was read
+    Layout layout;
+    std::optional<Superblock> found;
+    bool empty = false;  // read: zeroes where content would be
+    std::uint64_t sequence = 0;
+
+    bool detached = false;    // by command: not taken back on its own
+    bool wanted = false;      // by command: taken back although the table calls it detached
+    bool forced = false;      // by command: whatever it holds may be overwritten, or is to be believed
+    bool join_later = false;  // once its last requests have ended
+    bool map_needed = false;  // the next batch brings it the whole map
+    bool map_written = false;
+    bool table_written = false;
+    bool flushing = false;    // before it is promoted
+    Leg* replaces = nullptr;  // leaves when this one is up
+    CommandDone waiter;       // of attach and its like
+
+    LegIo* first_io = nullptr;
+    LegIo* last_io = nullptr;
+    std::uint32_t in_flight = 0;
+    std::uint64_t next_sequential = 0;
+    std::uint64_t read_errors = 0;
+    std::uint64_t write_errors = 0;
+    std::uint64_t repaired = 0;
+
+    bool writable() const {
+        return state == LegState::up || state == LegState::resyncing || state == LegState::promoting;
+    }
+    bool keeps_metadata() const { return writable() || state == LegState::joining; }
+    std::uint32_t bit() const { return slot < 0 ? 0 : 1u << slot; }
+};
+
+class Mirror final : public Device {
+  public:
+    Mirror(const Environment& environment, const DeviceSpec& spec);
+    ~Mirror() override;
+    base::Result<void> start();
+
+    base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) override;
+    Health health() const override;
+    std::string identity() const override;
+    void tell(Details& details) const override;
+    std::vector<std::string> parts() const override;
+    void command(const Command& command, CommandDone done) override;
+
+  protected:
+    void submit_checked(Request& request) override;
+    void cancel_checked(Request& request) override;
+    void closing_checked() override;
+    void close_checked(std::function<void()> closed) override;
+
+  private:
+    // One request of the host, a piece at a time.
+    struct Op;
+    struct OpHold : ExtentHold {
+        Op* op = nullptr;
+    };
+    struct OpList {
+        Op* first = nullptr;
+        Op* last = nullptr;
+        void append(Op& op);
+        void remove(Op& op);
+        bool empty() const { return first == nullptr; }
+    };
+    struct Op {
+        Request* above = nullptr;
+        std::uint64_t done_bytes = 0;
+        std::uint64_t offset = 0;  // of the piece
+        std::uint64_t length = 0;
+        OpHold hold;
+        RegionRange regions{};
+        bool counted = false;  // among the writers of its regions
+        OpList* list = nullptr;
+        Op* next = nullptr;
+        Op* previous = nullptr;
+        std::uint32_t outstanding = 0;
+        std::uint32_t sent = 0;  // masks by slot
+        std::uint32_t ok = 0;
+        std::uint32_t alive_failures = 0;  // failed there, though the leg answers
+        std::uint32_t tried = 0;
+        Status failure = Status::ok;
+        LegIo* reading = nullptr;
+        bool cancelled = false;
+        std::byte* data() const { return above->data == nullptr ? nullptr : above->data + done_bytes; }
+    };
+    // A copy of a piece from leg to leg, or a comparison.
+    struct Lane;
+    struct LaneHold : ExtentHold {
+        Lane* lane = nullptr;
+    };
+    struct Lane {
+        LaneHold hold;
+        Mirror* mirror = nullptr;
+        std::uint64_t offset = 0;
+        std::uint64_t length = 0;
+        std::uint32_t targets = 0;
+        std::uint32_t tried = 0;
+        std::uint32_t outstanding = 0;
+        std::uint32_t failed = 0;
+        bool busy = false;
+        bool source_failed = false;
+        base::Nanoseconds begun = 0;
+        std::uint64_t epoch = 0;
+        Buffer* buffer = nullptr;
+        Buffer* others[legs_max] = {};  // scrub: what each leg has
+        std::uint32_t read_ok = 0;
+        Leg* source = nullptr;
+        void (Mirror::*ended)(Lane& lane) = nullptr;
+    };
+    struct MirrorTimer : reactor::Timer {
+        MirrorTimer(Mirror& owner, Callback fired)
+            : Timer(owner.environment_.reactor, fired), mirror(owner) {}
+        Mirror& mirror;
+    };
+    struct MirrorDeferred : reactor::Deferred {
+        MirrorDeferred(Mirror& owner, Callback run)
+            : Deferred(owner.environment_.reactor, run), mirror(owner) {}
+        Mirror& mirror;
+    };
+    struct Repair {
+        Leg* leg;
+        std::uint64_t offset;
+        std::uint64_t length;
+    };
+
+    // mirror.cc
+    base::Result<Leg*> add_leg_object(const std::string& device);
+    Leg* leg_named(const std::string& name);
+    Leg* leg_of_slot(std::uint32_t slot);
+    std::uint32_t mask_of(LegState state) const;
+    std::uint32_t writable_mask() const;
+    std::uint32_t stale_mask() const;
+    std::uint32_t up_count() const;
+    void ask(Leg& leg, const Wish& wish, Ended ended);
+    void ask_io(Leg& leg, const Wish& wish, Ended ended, LegIo** place);
+    static void io_done(Request& request, Status status);
+    void abandon(Leg& leg);
+    void leg_changed(Leg& leg);
+    void leg_ran_dry(Leg& leg);
+    void finish_close();
+    void answer(Leg& leg, base::Result<void> result);
+    void describe_from_legs();
+    Op& take_op(Request& request);
+    void end_op(Op& op, Status status);
+    void park(Op& op);
+    void park_or_fail(Op& op);
+    void run_parked();
+    void begin(Op& op);
+    void retry_soon();
+    bool read_only() const { return spec_.read_only; }
+
+    // assemble.cc
+    void begin_reading(Leg& leg);
+    void superblocks_read(Leg& leg, Buffer& buffer, Status status);
+    void content_read(Leg& leg, Buffer& buffer, Status status);
+    void leg_read(Leg& leg);
+    void refuse(Leg& leg, const std::string& reason);
+    void try_start();
+    void try_create();
+    void start_with(int newest, std::uint32_t verdict_up);
+    void read_maps();
+    void maps_read();
+    void serve();
+    void welcome(Leg& leg);
+    void join(Leg& leg, bool everything);
+    bool bind_slot(Leg& leg);
+    void lose(const std::string& reason);
+    void fail_leg(Leg& leg, const std::string& reason);
+    void choose_source();
+    Superblock current_table() const;
+
+    // metadata.cc
+    void table_changed();
+    void commit();
+    void committed();
+    void commit_settled();
+    bool settled() const { return durable_version_ == wanted_version_; }
+    void schedule_batch();
+    void run_batch();
+    void batch_done();
+    void sweep();
+    void sweep_flushed();
+    void restart_sweep_timer();
+
+    // mirror_read.cc
+    void begin_read(Op& op);
+    Leg* choose_leg(std::uint64_t offset, std::uint64_t length, std::uint32_t except);
+    void read_ended(Op& op, Leg& leg, Status status);
+    void want_repair(Leg& leg, std::uint64_t offset, std::uint64_t length);
+    void repair_next();
+    void repaired(Lane& lane);
+
+    // mirror_write.cc
+    void begin_change(Op& op);
+    void extent_held(Op& op);
+    void send_change(Op& op);
+    void change_ended(Op& op, Leg& leg, Status status);
+    void finish_change(Op& op);
+    void release_piece(Op& op);
+    void begin_flush(Op& op);
+    void finish_op(Op& op, Status status);
+    bool judge_failures(Op& op);
+
+    // resync.cc
+    void kick_resync();
+    void resync_step();
+    bool next_region();
+    void start_piece(Lane& lane);
+    void copy_piece(Lane& lane);
+    void piece_read(Lane& lane, Leg& leg, Status status);
+    void piece_written(Lane& lane, Leg& leg, Status status);
+    void lane_done(Lane& lane);
+    void disturb_region(std::uint32_t region);
+    void resync_piece_ended(Lane& lane);
+    void region_copied();
+    void promote_ready();
+    std::uint32_t needs(std::uint32_t region) const;
+    std::uint64_t resync_left() const;
+
+    // scrub.cc
+    void start_scrub(bool repair);
+    void stop_scrub();
+    void scrub_step();
+    void scrub_read(Lane& lane);
+    void scrub_compare(Lane& lane);
+    void scrub_piece_ended(Lane& lane);
+
+    // verbs.cc
+    void detach(Leg& leg, CommandDone done);
+    void attach(Leg& leg, bool force, CommandDone done);
+    void invalidate(Leg& leg, CommandDone done);
+    void mark_clean(Leg& leg, CommandDone done);
+    void remove_leg(Leg& leg, CommandDone done);
+    void leave(Leg& leg);
+    void when_settled(CommandDone done);
+
+    Environment environment_;
+    DeviceSpec spec_;
+    Buffers buffers_;
+    std::vector<std::unique_ptr<Leg>> legs_;
+    Geometry geometry_;
+    std::array<Superblock::Slot, legs_max> table_{};
+    std::uint64_t events_ = 0;
+    std::optional<Witness> witness_;
+    RegionMap map_;
+    ExtentLock extents_;
+
+    bool serving_ = false;
+    bool starting_ = false;
+    bool ever_served_ = false;
+    bool created_ = false;     // this start makes the volume
+    std::string waiting_for_;  // why it does not serve
+    bool stuck_ = false;       // it will not serve before something changes
+    bool split_ = false;       // legs have diverged
+    bool foreign_ = false;
+    base::Nanoseconds patient_until_ = 0;  // legs that are being read are waited for until then
+    Leg* source_ = nullptr;
+
+    std::deque<Op> ops_;
+    std::vector<Op*> free_ops_;
+    OpList parked_;
+    OpList waiting_extent_;
+    OpList waiting_commit_;
+    OpList joining_;   // wait for the next batch of map pages
+    OpList in_batch_;  // wait for the one under way
+    std::uint32_t host_in_flight_ = 0;
+    base::Nanoseconds host_seen_ = 0;
+    std::deque<LegIo> ios_;
+    std::vector<LegIo*> free_ios_;
+    std::uint32_t ios_in_flight_ = 0;
+    std::uint32_t turn_ = 0;
+
+    std::uint64_t wanted_version_ = 0;
+    std::uint64_t durable_version_ = 0;
+    std::uint64_t commit_version_ = 0;
+    bool committing_ = false;
+    std::uint32_t commit_outstanding_ = 0;
+    std::uint32_t commit_ok_ = 0;
+    std::uint32_t commit_sent_ = 0;
+    std::uint32_t commit_old_up_ = 0;
+    std::uint32_t commit_promoting_ = 0;
+    std::array<Superblock::Slot, legs_max> commit_table_{};
+    std::uint64_t epoch_ = 0;  // grows when the volume is lost: what began before counts no more
+    std::uint64_t commit_epoch_ = 0;
+    std::uint64_t batch_epoch_ = 0;
+    std::uint64_t sweep_epoch_ = 0;
+    std::vector<std::pair<std::uint64_t, CommandDone>> settling_;
+
+    std::vector<Op*> batch_ops_;  // of the batch that just ended
+    bool batching_ = false;
+    std::uint32_t batch_outstanding_ = 0;
+    std::uint32_t batch_sent_ = 0;
+    std::uint32_t batch_failed_ = 0;
+    Status batch_failure_ = Status::ok;
+    std::uint32_t batch_whole_ = 0;  // slots that got all pages in it
+
+    bool sweeping_ = false;
+    std::uint32_t sweep_outstanding_ = 0;
+    bool sweep_ok_ = false;
+    std::uint32_t maps_outstanding_ = 0;
+
+    static constexpr std::size_t lanes_max = 4;
+    Lane lanes_[lanes_max];
+    std::uint32_t region_ = 0;  // being resynced
+    bool region_open_ = false;
+    bool region_failed_ = false;       // no leg could be read there
+    bool region_again_ = false;        // something changed under the copy
+    std::uint64_t region_offset_ = 0;  // the next piece in it
+    std::uint64_t region_end_ = 0;
+    std::uint32_t region_targets_ = 0;
+    Leg* region_source_ = nullptr;
+    std::uint32_t lanes_busy_ = 0;
+    base::Nanoseconds resync_not_before_ = 0;
+    std::uint64_t rate_ = 0;
+    std::uint64_t resynced_bytes_ = 0;  // since the resync began
+    base::Nanoseconds resync_begun_ = 0;
+    bool resync_active_ = false;
+    std::vector<Repair> repairs_;
+    Lane repair_lane_;
+
+    struct Scrub {
+        bool running = false;
+        bool repair = false;
+        bool stopping = false;
+        std::uint64_t offset = 0;
+        std::uint64_t differences = 0;  // blocks
+        std::uint64_t repaired = 0;
+        std::uint64_t runs = 0;
+        Lane lane;
+    } scrub_;
+
+    bool closing_now_ = false;
+    std::function<void()> closed_;
+    MirrorDeferred changed_;  // the health is another one
+    MirrorDeferred batch_start_;
+    MirrorTimer sweep_timer_;
+    MirrorTimer resync_timer_;
+    MirrorTimer retry_timer_;
+    MirrorTimer scrub_timer_;
+};
+
+}  // namespace block::mirror

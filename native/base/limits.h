@@ -52,7 +52,7 @@ inline constexpr std::uint32_t dsm_ranges_max = 256;
 inline constexpr std::uint32_t copy_ranges_max = 128;
 
 // Data buffers.
-inline constexpr std::uint64_t data_pool_bytes_default = 128ull << 20;
+inline constexpr std::uint64_t data_pool_bytes_default = 64ull << 20;
 inline constexpr std::uint32_t data_block_bytes_min = page_bytes;
 inline constexpr std::uint32_t data_block_bytes_max = transfer_bytes_max;
 

@@ -10,8 +10,8 @@ namespace binding {
 
 namespace {
 
-transport::TcpOptions::DigestPolicy digests_of(const std::string& text) {
-    using Policy = transport::TcpOptions::DigestPolicy;
+transport::DigestPolicy digests_of(const std::string& text) {
+    using Policy = transport::DigestPolicy;
     return text == "off" ? Policy::off : text == "required" ? Policy::required : Policy::optional;
 }
 
@@ -29,8 +29,6 @@ engine::Options options_of(const Napi::Object& object) {
     options.connect_timeout_ms = number_of(object, "connectTimeoutMs");
     options.transfer_timeout_ms = number_of(object, "transferTimeoutMs");
     options.admission_timeout_ms = number_of(object, "admissionTimeoutMs");
-    options.header_digests = digests_of(text_of(object, "headerDigests"));
-    options.data_digests = digests_of(text_of(object, "dataDigests"));
     options.server_name = text_of(object, "serverName");
     options.discovery_generation = wide_of(object, "discoveryGeneration");
     return options;
@@ -60,6 +58,7 @@ nvme::NamespaceSpec namespace_spec_of(const Napi::Object& object) {
     spec.nguid = id_of(text_of(object, "nguid"));
     spec.uuid = id_of(text_of(object, "uuid"));
     spec.read_only = flag_of(object, "readOnly");
+    spec.write_protection = number_of(object, "writeProtection");
     return spec;
 }
 
@@ -71,6 +70,8 @@ transport::ListenerSpec listener_spec_of(const Napi::Object& object) {
     spec.port = static_cast<std::uint16_t>(number_of(object, "port"));
     spec.discovery_only = flag_of(object, "discoveryOnly");
     spec.advertise = text_of(object, "advertise");
+    spec.digests.header = digests_of(text_of(object, "digests"));
+    spec.digests.data = spec.digests.header;
     spec.descriptor = descriptor_of(object, "descriptor");
     return spec;
 }
@@ -112,6 +113,7 @@ Napi::Function EngineObject::define(Napi::Env env, const Keeper& keeper) {
                            InstanceMethod<&EngineObject::remove_namespace>("removeNamespace"),
                            InstanceMethod<&EngineObject::set_namespace_read_only>("setNamespaceReadOnly"),
                            InstanceMethod<&EngineObject::add_listener>("addListener"),
+                           InstanceMethod<&EngineObject::set_listener>("setListener"),
                            InstanceMethod<&EngineObject::remove_listener>("removeListener"),
                            InstanceMethod<&EngineObject::set_referrals>("setReferrals"),
                            InstanceMethod<&EngineObject::set_loading>("setLoading"),
@@ -344,6 +346,13 @@ Napi::Value EngineObject::add_listener(Call info) {
         }
         settlement.resolve(
             [listener = added.take()](Napi::Env env) { return listener_value(env, listener); });
+    });
+}
+
+Napi::Value EngineObject::set_listener(Call info) {
+    return on_reactor(info, [spec = listener_spec_of(object_argument(info, 0))](
+                                engine::Engine& engine, const Settlement& settlement) {
+        settlement.settle(engine.transport().set_listener(spec));
     });
 }
 

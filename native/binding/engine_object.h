@@ -37,6 +37,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value remove_namespace(Call info);
     Napi::Value set_namespace_read_only(Call info);
     Napi::Value add_listener(Call info);
+    Napi::Value set_listener(Call info);
     Napi::Value remove_listener(Call info);
     Napi::Value set_referrals(Call info);
     Napi::Value set_loading(Call info);

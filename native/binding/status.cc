@@ -327,6 +327,14 @@ Napi::Value event_value(Napi::Env env, const engine::Event& event) {
             object.Set("peerAddress", event.peer_address);
             object.Set("peerPort", number(env, event.peer_port));
             break;
+        case Kind::write_protection:
+            object.Set("type", "write-protection");
+            object.Set("request", number(env, event.request));
+            object.Set("subsystem", event.subsystem);
+            object.Set("nsid", number(env, event.nsid));
+            object.Set("nguid", hex_of(event.nguid));
+            object.Set("state", number(env, event.protection));
+            break;
         case Kind::log:
             object.Set("type", "log");
             object.Set("level", event.level);

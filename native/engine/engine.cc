@@ -141,8 +141,6 @@ void Engine::build() {
 
     transport::TcpOptions tcp;
     tcp.traits.in_capsule_bytes_io = options_.in_capsule_bytes_io;
-    tcp.header_digest = options_.header_digests;
-    tcp.data_digest = options_.data_digests;
     tcp.connect_timeout = options_.connect_timeout_ms * base::millisecond;
     tcp.transfer_timeout = options_.transfer_timeout_ms * base::millisecond;
     transport_ = std::make_unique<transport::TcpTransport>(
@@ -181,6 +179,22 @@ void Engine::start(EventSink sink) {
             admissions_.emplace(event.request, std::move(answer));
             sink_(std::move(event));
         });
+        target_->set_protection_hook(
+            [this](const nvme::ProtectionRequest& request, nvme::AdmissionAnswer answer) {
+                if (admissions_.size() >= admissions_max) {
+                    answer(false, "too much waits for the control plane");
+                    return;
+                }
+                Event event;
+                event.kind = Event::Kind::write_protection;
+                event.request = next_admission_++;
+                event.subsystem = request.subsystem_nqn;
+                event.nsid = request.nsid;
+                event.nguid = request.nguid;
+                event.protection = request.state;
+                admissions_.emplace(event.request, std::move(answer));
+                sink_(std::move(event));
+            });
     }
     thread_ = std::thread([this] { run(); });
 }

@@ -33,17 +33,18 @@
 
 namespace engine {
 
-// Facts for the control plane. The connect event wants an answer by `admit`.
+// Facts for the control plane. The events connect and write_protection want an answer by `admit`.
 struct Event {
     enum class Kind : std::uint8_t {
         connect,
+        write_protection,
         log,
         controller,
         discovery_generation,
         device,
         restart_failed,
     } kind = Kind::log;
-    std::uint32_t request = 0;        // connect
+    std::uint32_t request = 0;        // connect, write_protection
     std::string subsystem, host_nqn;  // connect, controller
     std::array<std::uint8_t, 16> host_id{};
     std::string peer_address;
@@ -53,6 +54,9 @@ struct Event {
     std::uint16_t cntlid = 0;
     std::uint64_t generation = 0;
     std::string device, state, reason;
+    std::uint32_t nsid = 0;                // write_protection
+    std::array<std::uint8_t, 16> nguid{};  // write_protection
+    std::uint32_t protection = 0;          // write_protection
 };
 using EventSink = std::function<void(Event&&)>;  // called on the reactor's thread
 
@@ -310,7 +314,7 @@ class Engine {
     std::string loss_;                           // why there was none
     std::map<std::uint64_t, std::string> lost_;  // connections that it does not carry, and why
     std::vector<LastPdus> last_pdus_;
-    std::map<std::uint32_t, nvme::AdmissionAnswer> admissions_;
+    std::map<std::uint32_t, nvme::AdmissionAnswer> admissions_;  // and write protection that is being kept
     std::uint32_t next_admission_ = 1;
     EventSink sink_;
     std::thread thread_;

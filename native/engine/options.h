@@ -24,8 +24,6 @@ struct Options {
     std::uint32_t connect_timeout_ms = 10'000;
     std::uint32_t transfer_timeout_ms = 30'000;
     std::uint32_t admission_timeout_ms = 3'000;
-    transport::TcpOptions::DigestPolicy header_digests = transport::TcpOptions::DigestPolicy::optional;
-    transport::TcpOptions::DigestPolicy data_digests = transport::TcpOptions::DigestPolicy::optional;
     std::string server_name;
     std::uint64_t discovery_generation = 1;
 };

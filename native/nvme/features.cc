@@ -1,6 +1,7 @@
 // Get Features and Set Features as one table: feature → which controllers have it, its data, its default, how
 // its value is read and set. No feature is saveable: what a host sets lasts until its controller is reset or
-// ends.
+// ends. Only the write protection state of a namespace belongs to the namespace and outlasts power cycles; of
+// its states those without a power cycle or a permanence of their own are offered (NWPC bit 0).
 //
 // NVM Express Base 2.0 §5.15, §5.27 and §3.1.3.6 (support requirements).
 
@@ -45,6 +46,8 @@ struct FeatureRow {
     // Null: not changeable, Set Features ends with `refusal`.
     wire::Status (*set)(const Context& context);
     wire::Status refusal = wire::status::feature_not_changeable;
+    // Not null: asked before `set`; true if it goes on with it later and ends the command itself.
+    bool (*defer)(const Context& context) = nullptr;
 };
 
 // --- plain values: dword 11, kept as it was set ---
@@ -276,6 +279,34 @@ wire::Status set_write_protect(const Context& context) {
     return wire::status::success;
 }
 
+void protection_decided(QueuePair& queue, Command& command, const Target::Decision& decision) {
+    Controller* const controller = queue.controller();
+    if (!decision.allow || controller == nullptr) {
+        queue.complete(command, wire::status::internal_error);
+        return;
+    }
+    const wire::Status status = set_write_protect({*controller, command});
+    if (!status.ok()) {
+        complete_invalid(queue, command, status, sqe_byte_cdw11);
+        return;
+    }
+    queue.complete_ok(command);
+}
+
+// A state that holds must also hold after a power cut, so it is kept durably first.
+bool keep_write_protect(const Context& context) {
+    const Namespace* const ns = context.controller.find_namespace(context.sqe().nsid);
+    const std::uint32_t state = wire::feature_write_protect::state.get(context.cdw11());
+    if (ns == nullptr || state > static_cast<std::uint32_t>(wire::WriteProtectState::write_protect) ||
+        state == ns->write_protection_state()) {
+        return false;
+    }
+    const ProtectionRequest request{context.controller.subsystem().spec().nqn, ns->nsid(), ns->spec().nguid,
+                                    state};
+    return context.controller.target().ask_protection(request, *context.command.queue, context.command,
+                                                      protection_decided);
+}
+
 // --- the table ---
 
 using Id = wire::FeatureId;
@@ -310,7 +341,7 @@ constexpr std::array rows{
     FeatureRow{Id::host_identifier, for_all, Scope::controller, wire::feature_host_identifier::bytes_extended,
                0, get_host_identifier, nullptr, wire::status::command_sequence_error},
     FeatureRow{Id::namespace_write_protection, for_io, Scope::namespace_, 0, 0, get_write_protect,
-               set_write_protect},
+               set_write_protect, wire::status::feature_not_changeable, keep_write_protect},
 };
 
 const FeatureRow* find_row(const Controller& controller, const wire::Sqe& sqe) {
@@ -418,6 +449,9 @@ void execute_set_features(Controller& controller, QueuePair& queue, Command& com
     }
     if (const wire::Status status = check_nsid(controller, *row, sqe, true); !status.ok()) {
         complete_invalid(queue, command, status, sqe_byte_nsid);
+        return;
+    }
+    if (row->defer != nullptr && row->defer({controller, command})) {
         return;
     }
     const wire::Status status = row->set({controller, command});

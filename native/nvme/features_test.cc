@@ -4,6 +4,7 @@
 
 #include "testing/scripted_host.h"
 
+using testing::Entry;
 using testing::number_at;
 using testing::ScriptedHost;
 using testing::TargetRig;
@@ -220,6 +221,76 @@ TEST_CASE("features: namespace write protection stops writes, is told and outliv
     CHECK(host.get_feature(0x84, 0, 0, 1).cqe.dw0.value() == 1);
     CHECK(host.set_feature(0x84, 0, 1).status().ok());
     CHECK(host.get_feature(0x84, 0, 0, 1).cqe.dw0.value() == 0);
+}
+
+TEST_CASE("features: a write protection state holds, and is answered, once it is kept durably") {
+    TargetRig rig;
+    rig.with_subsystem();
+    std::vector<nvme::ProtectionRequest> asked;
+    std::vector<nvme::AdmissionAnswer> waiting;
+    rig.target->set_protection_hook(
+        [&](const nvme::ProtectionRequest& request, nvme::AdmissionAnswer answer) {
+            asked.push_back(request);
+            waiting.push_back(std::move(answer));
+        });
+    ScriptedHost host(rig);
+    host.bring_up();
+    const auto protect = [&](std::uint32_t state) {
+        return host.start(*host.admin, Entry(0x09).nsid(1).dword(10, 0x84).dword(11, state));
+    };
+    const auto state = [&] { return host.get_feature(0x84, 0, 0, 1).cqe.dw0.value(); };
+
+    const auto kept = protect(1);
+    REQUIRE(asked.size() == 1);
+    CHECK(asked[0].subsystem_nqn == testing::test_subsystem);
+    CHECK(asked[0].nsid == 1);
+    CHECK(asked[0].nguid == rig.namespace_spec(1).nguid);
+    CHECK(asked[0].state == 1);
+    CHECK(!host.admin->take(kept).has_value());
+    CHECK(state() == 0);
+    waiting[0](true, "");
+    rig.run();
+    CHECK(host.admin->take(kept)->status().ok());
+    CHECK(state() == 1);
+    CHECK(host.set_feature(0x84, 1, 1).status().ok());  // nothing to keep
+    CHECK(asked.size() == 1);
+
+    const auto failed = protect(0);
+    waiting[1](false, "the disk is full");
+    rig.run();
+    CHECK(host.admin->take(failed)->status().value == 0x006);
+    CHECK(state() == 1);
+
+    const auto late = protect(0);
+    rig.advance(4 * base::second);
+    CHECK(host.admin->take(late)->status().value == 0x006);
+    waiting[2](true, "too late");
+    CHECK(state() == 1);
+
+    const auto aborted = protect(0);
+    CHECK(host.command(Entry(0x08).dword(10, std::uint32_t{aborted} << 16)).cqe.dw0.value() == 0);
+    CHECK(host.admin->take(aborted)->status().value == 0x007);
+    waiting[3](true, "");
+    CHECK(state() == 1);
+
+    protect(0);
+    rig.target->find(testing::test_subsystem)->find_namespace(1)->set_write_protection(0);
+    host.admin->disconnect(false, "the host went");
+    rig.run();
+    waiting[4](true, "");
+    rig.run();
+    CHECK(rig.target->controller_status().empty());
+}
+
+TEST_CASE("features: a namespace that the records do not know begins with the state that was kept") {
+    TargetRig rig;
+    rig.with_subsystem();
+    nvme::NamespaceSpec spec = rig.namespace_spec(5);
+    spec.write_protection = 1;
+    REQUIRE(rig.target->add_namespace(testing::test_subsystem, spec, rig.disk(5)).ok());
+    ScriptedHost host(rig);
+    host.bring_up();
+    CHECK(host.get_feature(0x84, 0, 0, 5).cqe.dw0.value() == 1);
 }
 
 TEST_CASE("features: unknown ones are invalid, and namespaces are named only where they are meant") {

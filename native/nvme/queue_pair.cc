@@ -111,7 +111,7 @@ QueuePair::QueuePair(Target& target, Connection& connection, reactor::Reactor& r
 }
 
 QueuePair::~QueuePair() {
-    target_.cancel_admission(*this);
+    target_.cancel_questions(*this);
     for (std::uint32_t i = 0; i < command_count_; ++i) {
         buffers_.stop_waiting(commands_[i]);
         commands_[i].Command::~Command();
@@ -626,6 +626,7 @@ bool QueuePair::abort(Command& command) {
     }
     if (record_.qid == 0) {
         buffers_.stop_waiting(command);
+        target_.cancel_question(command);
         if (controller_ != nullptr) {
             controller_->abort_admin(command);
         }
@@ -658,7 +659,7 @@ void QueuePair::abort_all(const Command* except) {
 void QueuePair::disconnected(std::function<void()> when_idle) {
     EK_CHECK(!disconnected_, "a connection is disconnected twice");
     disconnected_ = true;
-    target_.cancel_admission(*this);
+    target_.cancel_questions(*this);
     // What handlers do not have is free at once; nobody will be answered.
     for (std::uint32_t i = 0; i < command_count_; ++i) {
         Command& command = commands_[i];

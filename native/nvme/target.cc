@@ -106,14 +106,14 @@ const char* name_of(TargetEventKind kind) {
 
 // --- life ---
 
-struct Target::Admission {
+struct Target::Question {
     struct DeadlineTimer : reactor::Timer {
-        DeadlineTimer(reactor::Reactor& r, Callback callback, Admission& a)
-            : Timer(r, callback), admission(a) {}
-        Admission& admission;
+        DeadlineTimer(reactor::Reactor& r, Callback callback, Question& q)
+            : Timer(r, callback), question(q) {}
+        Question& question;
     };
 
-    Admission(Target& owner, std::uint64_t number, QueuePair& q, Command& c, Decided callback)
+    Question(Target& owner, std::uint64_t number, QueuePair& q, Command& c, Decided callback)
         : target(owner),
           id(number),
           queue(q),
@@ -122,7 +122,7 @@ struct Target::Admission {
           timer(owner.reactor(), due, *this) {}
 
     static void due(reactor::Timer& timer) {
-        Admission& late = static_cast<DeadlineTimer&>(timer).admission;
+        Question& late = static_cast<DeadlineTimer&>(timer).question;
         late.target.decide(late.id, {.allow = false, .timed_out = true, .reason = {}});
     }
 
@@ -150,7 +150,7 @@ Target::Target(reactor::Reactor& reactor, reactor::BufferPool& buffers, const Re
 
 Target::~Target() {
     self_.reset();
-    admissions_.clear();
+    questions_.clear();
     controllers_.clear();
 }
 
@@ -591,38 +591,55 @@ void Target::drop_orphans() {
     }
 }
 
-// --- admission ---
+// --- questions to the control plane ---
+
+AdmissionAnswer Target::open_question(QueuePair& queue, Command& command, Decided decided) {
+    const std::uint64_t id = question_id_next_++;
+    questions_.push_back(std::make_unique<Question>(*this, id, queue, command, decided));
+    questions_.back()->timer.start_after(limits_.admission_deadline);
+    return [alive = std::weak_ptr<Target*>(self_), id](bool allow, std::string reason) {
+        if (const auto target = alive.lock()) {
+            (*target)->decide(id, {.allow = allow, .timed_out = false, .reason = std::move(reason)});
+        }
+    };
+}
 
 bool Target::ask_admission(const ConnectRequest& request, QueuePair& queue, Command& command,
                            Decided decided) {
     if (!hook_) {
         return false;
     }
-    const std::uint64_t id = admission_id_next_++;
-    admissions_.push_back(std::make_unique<Admission>(*this, id, queue, command, decided));
-    admissions_.back()->timer.start_after(limits_.admission_deadline);
-    hook_(request, [alive = std::weak_ptr<Target*>(self_), id](bool allow, std::string reason) {
-        if (const auto target = alive.lock()) {
-            (*target)->decide(id, {.allow = allow, .timed_out = false, .reason = std::move(reason)});
-        }
-    });
+    hook_(request, open_question(queue, command, decided));
+    return true;
+}
+
+bool Target::ask_protection(const ProtectionRequest& request, QueuePair& queue, Command& command,
+                            Decided decided) {
+    if (!protection_hook_) {
+        return false;
+    }
+    protection_hook_(request, open_question(queue, command, decided));
     return true;
 }
 
 void Target::decide(std::uint64_t id, const Decision& decision) {
-    const auto at = std::find_if(admissions_.begin(), admissions_.end(),
-                                 [&](const auto& admission) { return admission->id == id; });
-    if (at == admissions_.end()) {
+    const auto at = std::find_if(questions_.begin(), questions_.end(),
+                                 [&](const auto& question) { return question->id == id; });
+    if (at == questions_.end()) {
         return;  // too late, or the connection is gone
     }
-    const std::unique_ptr<Admission> admission = std::move(*at);
-    admissions_.erase(at);
-    admission->timer.stop();
-    admission->decided(admission->queue, admission->command, decision);
+    const std::unique_ptr<Question> question = std::move(*at);
+    questions_.erase(at);
+    question->timer.stop();
+    question->decided(question->queue, question->command, decision);
 }
 
-void Target::cancel_admission(const QueuePair& queue) {
-    std::erase_if(admissions_, [&](const auto& admission) { return &admission->queue == &queue; });
+void Target::cancel_questions(const QueuePair& queue) {
+    std::erase_if(questions_, [&](const auto& question) { return &question->queue == &queue; });
+}
+
+void Target::cancel_question(const Command& command) {
+    std::erase_if(questions_, [&](const auto& question) { return &question->command == &command; });
 }
 
 // --- status ---

@@ -71,6 +71,16 @@ struct ConnectRequest {
 using AdmissionAnswer = std::function<void(bool allow, std::string reason)>;
 using AdmissionHook = std::function<void(const ConnectRequest& request, AdmissionAnswer answer)>;
 
+// What a host sets about a namespace and what must outlast a power cut: kept durably before it holds and
+// before the host is answered. `answer` as above.
+struct ProtectionRequest {
+    std::string subsystem_nqn;
+    std::uint32_t nsid = 0;
+    std::array<std::uint8_t, 16> nguid{};
+    std::uint32_t state = 0;  // of Namespace Write Protection
+};
+using ProtectionHook = std::function<void(const ProtectionRequest& request, AdmissionAnswer answer)>;
+
 struct TargetLimits {
     std::uint32_t controllers_per_host = 64;
     std::uint32_t connections_per_host = limits::connections_max;
@@ -179,6 +189,7 @@ class Target {
     void set_limits(const TargetLimits& target_limits) { limits_ = target_limits; }
     const TargetLimits& limits() const { return limits_; }
     void set_admission_hook(AdmissionHook hook) { hook_ = std::move(hook); }
+    void set_protection_hook(ProtectionHook hook) { protection_hook_ = std::move(hook); }
     void set_event_sink(std::function<void(const TargetEvent&)> sink) { sink_ = std::move(sink); }
     // While loading: unknown is not refused for good, and changes are not announced. Ends with one
     // announcement to those whose discovery information or namespaces are no longer what they know. A new
@@ -260,7 +271,11 @@ class Target {
     // Asks the hook; false if there is none. `decided` is called once, perhaps from within this call, with
     // the answer or at the deadline, unless the queue cancels.
     bool ask_admission(const ConnectRequest& request, QueuePair& queue, Command& command, Decided decided);
-    void cancel_admission(const QueuePair& queue);
+    // The same for a write protection state.
+    bool ask_protection(const ProtectionRequest& request, QueuePair& queue, Command& command,
+                        Decided decided);
+    void cancel_questions(const QueuePair& queue);
+    void cancel_question(const Command& command);
 
     // Something in the discovery information changed: the generation and the hosts that watch it.
     void discovery_changed();
@@ -270,7 +285,8 @@ class Target {
     NamespaceRecord* namespace_record(const Subsystem& subsystem, const NamespaceSpec& spec);
 
   private:
-    struct Admission;
+    struct Question;
+    AdmissionAnswer open_question(QueuePair& queue, Command& command, Decided decided);
     void decide(std::uint64_t id, const Decision& decision);
     SubsystemRecord* subsystem_record(const std::string& nqn);
     std::uint32_t slot_of(const SubsystemRecord& record) const;
@@ -283,6 +299,7 @@ class Target {
     Records records_;
     TargetLimits limits_;
     AdmissionHook hook_;
+    ProtectionHook protection_hook_;
     std::function<void(const TargetEvent&)> sink_;
     bool loading_ = true;
     std::uint16_t temperature_;
@@ -295,8 +312,8 @@ class Target {
     std::vector<Referral> referrals_;
     std::uint64_t generation_ = 1;
     std::uint32_t connection_count_ = 0;
-    std::vector<std::unique_ptr<Admission>> admissions_;
-    std::uint64_t admission_id_next_ = 1;
+    std::vector<std::unique_ptr<Question>> questions_;  // to the control plane
+    std::uint64_t question_id_next_ = 1;
     std::shared_ptr<Target*> self_;  // answers and tasks that come after the end find it gone
 };
 

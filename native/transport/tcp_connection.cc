@@ -21,12 +21,13 @@ TcpConnection::ProgressTimer::ProgressTimer(reactor::Reactor& reactor, TcpConnec
       connection(owner) {}
 
 TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots,
-                             nvme::Endpoint endpoint)
+                             nvme::Endpoint endpoint, DigestPolicies policies)
     : around_(surroundings),
       socket_(socket),
       slots_(slots),
       record_(*slots.record),
       endpoint_(std::move(endpoint)),
+      policies_(policies),
       queue_(surroundings.target, *this, surroundings.reactor, surroundings.buffers, slots.record->queue,
              slots.commands),
       flush_(surroundings.reactor, *this),

@@ -29,12 +29,16 @@
 
 namespace transport {
 
+enum class DigestPolicy : std::uint8_t { off, optional, required };
+struct DigestPolicies {
+    DigestPolicy header = DigestPolicy::optional;
+    DigestPolicy data = DigestPolicy::optional;
+};
+
 // What the operator set, the same for all connections.
 struct TcpOptions {
     nvme::TransportTraits traits;
-    enum class DigestPolicy : std::uint8_t { off, optional, required };
-    DigestPolicy header_digest = DigestPolicy::optional;
-    DigestPolicy data_digest = DigestPolicy::optional;
+    DigestPolicies digests;                                 // of connections that no listener knows
     base::Nanoseconds connect_timeout = 10 * base::second;  // until the Connect command was accepted
     base::Nanoseconds transfer_timeout =
         30 * base::second;  // without progress while the host owes bytes, or takes none
@@ -72,7 +76,8 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     };
 
     // Takes `socket` (blocking mode) over; the owner closes it.
-    TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots, nvme::Endpoint endpoint);
+    TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots, nvme::Endpoint endpoint,
+                  DigestPolicies policies);
     ~TcpConnection() override;
 
     // A new connection: formats the record and begins to receive.
@@ -213,6 +218,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     TcpSlots slots_;
     ConnectionRecord& record_;
     nvme::Endpoint endpoint_;
+    const DigestPolicies policies_;
     nvme::QueuePair queue_;
     TcpCounters counters_;
     std::string reason_;

@@ -211,18 +211,16 @@ TcpConnection::Step TcpConnection::take_ic_req(ReceiveState& state, const std::b
     wire::PduError error = wire::check_ic_req(request);
     const bool wants_header = (request.dgst & wire::digest_enable::header) != 0;
     const bool wants_data = (request.dgst & wire::digest_enable::data) != 0;
-    using Policy = TcpOptions::DigestPolicy;
-    const TcpOptions& options = around_.options;
-    if (error == wire::PduError{} && ((options.header_digest == Policy::required && !wants_header) ||
-                                      (options.data_digest == Policy::required && !wants_data))) {
+    if (error == wire::PduError{} && ((policies_.header == DigestPolicy::required && !wants_header) ||
+                                      (policies_.data == DigestPolicy::required && !wants_data))) {
         error = {wire::FatalErrorStatus::unsupported_parameter, offsetof(wire::IcReq, dgst)};
     }
     if (!(error == wire::PduError{})) {
         return fail_pdu(state, error, pdu, sizeof request);
     }
     record_flight(wire::PduType::ic_req, 0, 0, sizeof request, state.consumed, request.dgst);
-    record_.header_digest = wants_header && options.header_digest != Policy::off;
-    record_.data_digest = wants_data && options.data_digest != Policy::off;
+    record_.header_digest = wants_header && policies_.header != DigestPolicy::off;
+    record_.data_digest = wants_data && policies_.data != DigestPolicy::off;
     record_.host_alignment = request.hpda;
     record_.outstanding_r2t = std::min<std::uint32_t>(request.maxr2t, 7) + 1;
 

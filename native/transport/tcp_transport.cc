@@ -255,6 +255,18 @@ base::Result<ListenerStatus> TcpTransport::add_listener(const ListenerSpec& spec
     return status;
 }
 
+base::Result<void> TcpTransport::set_listener(const ListenerSpec& spec) {
+    for (auto& listener : listeners_) {
+        if (listener->spec.id == spec.id) {
+            listener->spec.advertise = spec.advertise;
+            listener->spec.digests = spec.digests;
+            update_discovery();
+            return {};
+        }
+    }
+    return base::Error{"E_NOT_FOUND", "there is no listener \"" + spec.id + "\""};
+}
+
 base::Result<void> TcpTransport::remove_listener(const std::string& id) {
     const auto found = std::find_if(listeners_.begin(), listeners_.end(),
                                     [&](const auto& listener) { return listener->spec.id == id; });
@@ -348,6 +360,25 @@ bool TcpTransport::admit_address(const std::string& address) {
            (found == by_address_.end() || found->second < limits_.connections_per_address);
 }
 
+// Of the listener whose place the connection came to: also for one that a keeper accepted, or a predecessor.
+DigestPolicies TcpTransport::policies_for(const nvme::Endpoint& endpoint) const {
+    const Listener* wildcard = nullptr;
+    for (const auto& listener : listeners_) {
+        const ListenerSpec& spec = listener->spec;
+        if (spec.family != endpoint.address_family ||
+            std::to_string(listener->port) != endpoint.local_service) {
+            continue;
+        }
+        if (spec.address == endpoint.local_address) {
+            return spec.digests;
+        }
+        if (spec.address == "0.0.0.0" || spec.address == "::") {
+            wildcard = listener.get();
+        }
+    }
+    return wildcard != nullptr ? wildcard->spec.digests : options_.digests;
+}
+
 bool TcpTransport::take(int socket, std::uint64_t id, bool discovery_only) {
     nvme::Endpoint endpoint = endpoint_of(socket, discovery_only);
     if (shutting_down_ || !admit_address(endpoint.peer_address)) {
@@ -363,8 +394,9 @@ bool TcpTransport::take(int socket, std::uint64_t id, bool discovery_only) {
     const std::uint32_t slot = free_slots_.back();
     free_slots_.pop_back();
     next_id_ = std::max(next_id_, id + 1);
+    const DigestPolicies policies = policies_for(endpoint);
     connections_[slot] =
-        std::make_unique<TcpConnection>(around_, socket, slots_of(slot), std::move(endpoint));
+        std::make_unique<TcpConnection>(around_, socket, slots_of(slot), std::move(endpoint), policies);
     connections_[slot]->open(id);
     return true;
 }
@@ -382,7 +414,8 @@ TcpTransport::Adoption TcpTransport::adopt(int socket, std::uint64_t id, bool di
             break;
         }
         const nvme::Endpoint endpoint = endpoint_of(socket, discovery_only);
-        auto connection = std::make_unique<TcpConnection>(around_, socket, slots, endpoint);
+        auto connection =
+            std::make_unique<TcpConnection>(around_, socket, slots, endpoint, policies_for(endpoint));
         if (!connection->adopt()) {
             why = connection->reason();
             break;  // its slots stay as they are until forget_unadopted

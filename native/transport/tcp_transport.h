@@ -29,8 +29,9 @@ struct ListenerSpec {
     std::uint16_t port = 0;  // 0: any free one
     bool discovery_only = false;
     std::string advertise;  // what discovery says instead of `address`; empty: the address
-    int descriptor = -1;    // a listening socket that somebody else owns; it is duplicated
-    bool kept = false;      // a keeper accepts, connections come by `take`
+    DigestPolicies digests;
+    int descriptor = -1;  // a listening socket that somebody else owns; it is duplicated
+    bool kept = false;    // a keeper accepts, connections come by `take`
 };
 
 struct ListenerStatus {
@@ -71,6 +72,9 @@ class TcpTransport {
 
     // E_PORT_IN_USE, E_INVALID (address), E_DENIED (a privileged port), E_IO, E_EXISTS
     base::Result<ListenerStatus> add_listener(const ListenerSpec& spec);
+    // What may change without closing the port: `advertise` and `digests`, for hosts that come from now on.
+    // E_NOT_FOUND
+    base::Result<void> set_listener(const ListenerSpec& spec);
     // Connections that came through it stay. E_NOT_FOUND
     base::Result<void> remove_listener(const std::string& id);
     std::vector<ListenerStatus> listeners() const;
@@ -126,6 +130,7 @@ class TcpTransport {
     base::Result<int> open_listener(const ListenerSpec& spec);
     TcpSlots slots_of(std::uint32_t number);
     bool admit_address(const std::string& address);
+    DigestPolicies policies_for(const nvme::Endpoint& endpoint) const;
     void drop_listener(Listener& listener);
     void reap();
     void update_discovery();

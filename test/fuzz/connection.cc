@@ -403,7 +403,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                                std::size_t{64} << 10, std::size_t{16} << 10};
     setup.pool_bytes = pools[data[2] & 3];
     setup.in_capsule_bytes_io = (data[2] & 4) != 0 ? 0 : (data[2] & 8) != 0 ? 16384 : 8192;
-    using Policy = transport::TcpOptions::DigestPolicy;
+    using Policy = transport::DigestPolicy;
     setup.policy = (data[3] & 3) == 1   ? Policy::off
                    : (data[3] & 3) == 2 ? Policy::required
                                         : Policy::optional;

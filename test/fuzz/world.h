@@ -53,7 +53,7 @@ struct Setup {
     std::uint8_t alignment = 0;
     std::size_t pool_bytes = Memory::pool_bytes;
     std::uint32_t in_capsule_bytes_io = limits::in_capsule_bytes_io_default;
-    transport::TcpOptions::DigestPolicy policy = transport::TcpOptions::DigestPolicy::optional;
+    transport::DigestPolicy policy = transport::DigestPolicy::optional;
     bool flow_control_off = false;
     bool ask_admission = false;
 };
@@ -249,8 +249,7 @@ class World {
     static transport::TcpOptions options_of(const Setup& setup) {
         transport::TcpOptions options;
         options.traits.in_capsule_bytes_io = setup.in_capsule_bytes_io;
-        options.header_digest = setup.policy;
-        options.data_digest = setup.policy;
+        options.digests = {setup.policy, setup.policy};
         return options;
     }
 

@@ -175,7 +175,7 @@ suite("connect", () => {
       Status.connectIncompatible,
     );
     assert.equal((await queue.execute(fabrics(Fabrics.disconnect, {}))).status, 0);
-    await queue.wire.closed(5000);
+    await queue.wire.closed();
     assert.equal((await controller.identify(1)).status, 0, "the controller stays");
     assert.notEqual(
       (await controller.admin.execute(fabrics(Fabrics.disconnect, {}))).status,

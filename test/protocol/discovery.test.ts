@@ -169,7 +169,7 @@ suite("discovery", () => {
 
   test("a discovery controller without keep alive that is idle does not disturb, one with KATO expires", async () => {
     const controller = await discover(stranger, 3, 1000);
-    await controller.admin.wire.closed(10_000);
+    await controller.admin.wire.closed();
     controller.close();
   });
 });

@@ -3,15 +3,26 @@
 import assert from "node:assert/strict";
 import { after, before, suite, test } from "node:test";
 import { Admin, sqe } from "./host/command.js";
-import { connectCommand, connectData, connectQueue, hostNamed } from "./host/controller.js";
+import { connectQueue, hostNamed } from "./host/controller.js";
 import { crc32c } from "./host/crc32c.js";
 import { connect, startServer, subnqn } from "./host/fixture.js";
-import { capsule, commonHeader, Fatal, h2cData, h2cTermReq, icReq, noDigests, PduType } from "./host/pdu.js";
+import {
+  capsule,
+  commonHeader,
+  type Digests,
+  Fatal,
+  h2cData,
+  h2cTermReq,
+  icReq,
+  noDigests,
+  PduType,
+} from "./host/pdu.js";
 import { QueuePair } from "./host/queue-pair.js";
-import { freePort, Server } from "./host/server.js";
+import { type Config, freePort, Server } from "./host/server.js";
 import { Wire } from "./host/wire.js";
 
 const plain = { pfv: 0, hpda: 0, digests: noDigests, maxR2t: 0 };
+const both: Digests = { header: true, data: true };
 
 const identifyCapsule = (): Buffer =>
   capsule(
@@ -40,7 +51,7 @@ async function assertTerminated(
   assert.ok(answer.erroneous.length >= 8, "the header in error comes back");
   const sent = bytes.subarray(skipped, skipped + answer.erroneous.length);
   assert.deepEqual(answer.erroneous.subarray(0, sent.length), sent);
-  await wire.closed(5000);
+  await wire.closed();
   wire.destroy();
 }
 
@@ -251,7 +262,7 @@ suite("handshake", () => {
         const wire = await Wire.open(server.endpoint());
         if (initialized) await wire.initialize();
         wire.send(bytes);
-        await wire.closed(5000);
+        await wire.closed();
         await assert.rejects(wire.next(), "nothing was sent");
         wire.destroy();
       }
@@ -270,7 +281,7 @@ suite("handshake", () => {
       // A type that does not exist has no known length, so no digest either.
       assert.equal(fes, known ? Fatal.headerDigest : Fatal.invalidHeaderField, `byte ${at}`);
       if (known) assert.equal(fei, bytes.readUInt32LE(72));
-      await wire.closed(5000);
+      await wire.closed();
       wire.destroy();
     }
   });
@@ -293,7 +304,7 @@ suite("handshake", () => {
     wire.send(Buffer.concat([bad, ...Array.from({ length: 50 }, identifyCapsule)]));
     const answer = await wire.expect("terminate");
     assert.equal(answer.fes, Fatal.invalidHeaderField);
-    await wire.closed(5000);
+    await wire.closed();
     await assert.rejects(wire.next());
     wire.destroy();
   });
@@ -304,7 +315,7 @@ suite("handshake", () => {
     assert.equal((await wire.expect("terminate")).fes, Fatal.invalidHeaderField);
     const timer = setInterval(() => wire.send(Buffer.alloc(1000)), 20);
     try {
-      await wire.closed(10_000);
+      await wire.closed();
     } finally {
       clearInterval(timer);
       wire.destroy();
@@ -353,35 +364,69 @@ suite("required digests", () => {
   });
 });
 
-suite("digests switched off", () => {
+suite("digests per listener", () => {
+  type Policy = "off" | "optional" | "required";
+  const policies: Policy[] = ["off", "optional", "required"];
+  const every = [noDigests, { header: true, data: false }, { header: false, data: true }, both];
   let server: Server;
+  let ports: number[] = [];
+
+  const config = (wanted: readonly Policy[]): Config => ({
+    listen: wanted.map((digests, index) => ({ "nvme-tcp": `127.0.0.1:${ports[index] ?? 0}`, digests })),
+    devices: { zero: { null: "1GiB" } },
+    subsystems: { main: { nqn: subnqn, hosts: "any", namespaces: [{ id: 1, device: "zero" }] } },
+  });
+
   before(async () => {
-    server = await Server.start({
-      listen: [{ "nvme-tcp": `127.0.0.1:${await freePort()}`, digests: "off" }],
-      devices: { zero: { null: "1GiB" } },
-      subsystems: { main: { nqn: subnqn, hosts: "any", namespaces: [{ id: 1, device: "zero" }] } },
-    });
+    ports = [await freePort(), await freePort(), await freePort()];
+    server = await Server.start(config(policies));
   });
   after(async () => server?.stop());
 
-  test("ICResp refuses them and the connection works without", async () => {
-    const wire = await Wire.open(server.endpoint());
-    const response = await wire.initialize({ digests: { header: true, data: true } });
-    assert.deepEqual(response.digests, noDigests);
+  async function connects(index: number, digests: Digests, agreed: Digests): Promise<void> {
+    const wire = await Wire.open(server.endpoint(index));
+    const response = await wire.initialize({ digests });
+    assert.deepEqual(response.digests, agreed);
     const queue = new QueuePair(wire, 0, 32);
-    const fields = {
-      qid: 0,
-      sqsize: 31,
-      kato: 0,
-      cattr: 0,
-      recfmt: 0,
-      cntlid: 0xffff,
-      subnqn,
-      host: hostNamed("off"),
-    };
-    assert.equal((await connectQueue(queue, fields)).status, 0);
-    assert.equal(connectCommand(fields).opcode, 0x7f);
-    assert.equal(connectData(fields).length, 1024);
+    const fields = { qid: 0, sqsize: 31, kato: 0, cattr: 0, recfmt: 0, cntlid: 0xffff, subnqn };
+    assert.equal((await connectQueue(queue, { ...fields, host: hostNamed("digests") })).status, 0);
     wire.destroy();
+  }
+
+  async function refuses(index: number, digests: Digests): Promise<void> {
+    const wire = await Wire.open(server.endpoint(index));
+    const request = icReq({ ...plain, digests });
+    await assertTerminated(wire, request, Fatal.unsupportedParameter, 11);
+  }
+
+  test("off: ICResp refuses them and the connection works without", async () => {
+    for (const digests of every) await connects(0, digests, noDigests);
+  });
+
+  test("optional: as the host asks", async () => {
+    for (const digests of every) await connects(1, digests, digests);
+  });
+
+  test("required: a host that does not ask for both is told which field is wrong", async () => {
+    for (const digests of every) await (digests === both ? connects(2, both, both) : refuses(2, digests));
+  });
+
+  test("a policy that changes at run time holds for who comes from then on; the port stays open", async () => {
+    const before = await connect(server, { endpoint: server.endpoint(0) });
+    await server.apply(config(["required", "off", "optional"]));
+    assert.equal((await before.identify(1)).status, 0, "who was there stays as it was");
+    before.close();
+    await refuses(0, noDigests);
+    await connects(0, both, both);
+    await connects(1, both, noDigests);
+    await connects(2, noDigests, noDigests);
+  });
+
+  test("a listener that is added has a policy of its own", async () => {
+    ports.push(await freePort());
+    await server.apply(config(["off", "off", "off", "required"]));
+    await refuses(3, noDigests);
+    await connects(3, both, both);
+    await connects(0, both, noDigests);
   });
 });

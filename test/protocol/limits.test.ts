@@ -56,12 +56,12 @@ suite("time limits", () => {
   ];
   for (const [what, begin] of halfOpen) {
     test(`a peer ${what} is closed after connect_timeout`, async () => {
-      const wire = await Wire.open(server.endpoint());
       const start = performance.now();
+      const wire = await Wire.open(server.endpoint());
       await begin(wire);
-      await wire.closed(5000);
+      await wire.closed();
       const waited = performance.now() - start;
-      assert.ok(waited > 300 && waited < 4000, `after ${waited.toFixed(0)} ms`);
+      assert.ok(waited > 300 && waited < 9000, `after ${waited.toFixed(0)} ms`);
       wire.destroy();
     });
   }
@@ -83,7 +83,7 @@ suite("time limits", () => {
           },
         },
       );
-      await queue.wire.closed(10_000);
+      await queue.wire.closed();
       assert.equal((await controller.identify(1)).status, 0, "its other queues stay");
       controller.close();
     }
@@ -97,7 +97,7 @@ suite("time limits", () => {
       { send: pattern(4096) },
     );
     queue.wire.send(bytes.subarray(0, 1000));
-    await queue.wire.closed(10_000);
+    await queue.wire.closed();
     controller.close();
   });
 
@@ -109,17 +109,13 @@ suite("time limits", () => {
       queue.submit({ opcode: Io.read, nsid: Ns.zero, ...blockRange(0n, 256) }, { receive: 1 << 20 });
     }
     const reader = await bystander.openQueue(1);
-    await until(
-      async () => {
-        assert.equal((await read(reader, 0n, 1, 4096, Ns.ram4k)).status, 0);
-        const { disconnects } = (await server.rpc("keel.status")) as {
-          disconnects: { [reason: string]: number };
-        };
-        return disconnects["the host takes no bytes"] === 1 || null;
-      },
-      "the host that takes no bytes to be closed",
-      15_000,
-    );
+    await until(async () => {
+      assert.equal((await read(reader, 0n, 1, 4096, Ns.ram4k)).status, 0);
+      const { disconnects } = (await server.rpc("keel.status")) as {
+        disconnects: { [reason: string]: number };
+      };
+      return disconnects["the host takes no bytes"] === 1 || null;
+    }, "the host that takes no bytes to be closed");
     reader.wire.destroy();
     controller.close();
   });
@@ -333,8 +329,8 @@ suite("hostile load", () => {
       await turn();
     }
     assert.ok(
-      most - before < 220 << 20,
-      `${((most - before) / 1e6).toFixed(0)} MB more; the data pool has 128 MiB`,
+      most - before < 150 << 20,
+      `${((most - before) / 1e6).toFixed(0)} MB more; the data pool has 64 MiB`,
     );
     controller.close();
   });

@@ -73,7 +73,7 @@ suite("queue", () => {
           // Twice the slots of an admin queue are there in any case: one is free only once its response has left.
           const many = 3 * Math.max(entries, 32) + 3;
           for (let count = 0; count < many; count += 1) reads.push(queue.submit(readSlow, { receive: 4096 }));
-          await queue.wire.closed(10_000);
+          await queue.wire.closed();
           const results = await Promise.allSettled(reads.map(({ result }) => result));
           assert.ok(results.some(({ status }) => status === "rejected"));
         },

@@ -222,7 +222,7 @@ suite("transfer", () => {
         queue.wire.send(bytes.subarray(0, Math.min(bytes.length, 60_000)));
         const expected = `terminated: FES ${answer[0]}, FEI ${answer[1]}`;
         await assert.rejects(within(command.result, "termination"), { message: expected });
-        await queue.wire.closed(5000);
+        await queue.wire.closed();
       });
     });
   }
@@ -235,7 +235,7 @@ suite("transfer", () => {
       assert.equal((await within(command.result, "the write")).status, 0);
       const { result } = queue.submit({ opcode: Io.flush, nsid: Ns.slow });
       queue.sendRequested(r2t, data);
-      await queue.wire.closed(5000);
+      await queue.wire.closed();
       await Promise.allSettled([result]);
     });
   });

@@ -44,8 +44,9 @@ version: 1
 node: stor1
 listen:
   - nvme-tcp: 0.0.0.0:4420
-    digests: optional
+    digests: required
     advertise: 10.0.0.5
+  - nvme-tcp: 0.0.0.0:4421
   - discovery: "[::]:8009"
 devices:
   fast0: { blockdev: /dev/disk/by-id/nvme-A }
@@ -82,7 +83,14 @@ test("a full configuration is completed: nothing is left to decide", () => {
   assert.equal(settings.limits.memoryBytes, 64n << 20n);
   assert.equal(settings.limits.connectTimeoutMs, 5000);
   assert.deepEqual(settings.httpListen, { address: "127.0.0.1", family: "ipv4", port: 9850 });
-  assert.deepEqual(settings.digests, { header: "optional", data: "optional" });
+  assert.deepEqual(
+    state.listeners.map(({ id, digests }) => [id, digests]),
+    [
+      ["discovery [::]:8009", "optional"],
+      ["nvme-tcp 0.0.0.0:4420", "required"],
+      ["nvme-tcp 0.0.0.0:4421", "optional"],
+    ],
+  );
 
   const names = state.devices.map(({ name }) => name);
   assert.ok(names.indexOf("tmp") < names.indexOf("slow"), "what others stand on comes first");
@@ -100,10 +108,6 @@ test("a full configuration is completed: nothing is left to decide", () => {
   assert.deepEqual(device("bad")?.errorActions, ["read"]);
   assert.equal(device("bad")?.errorCount, 3n);
 
-  assert.deepEqual(
-    state.listeners.map(({ id }) => id),
-    ["discovery [::]:8009", "nvme-tcp 0.0.0.0:4420"],
-  );
   const [open, pg] = state.subsystems;
   assert.equal(pg?.nqn, "nqn.2026-11.example.keel:stor1:pg");
   assert.equal(open?.nqn, "nqn.2026-11.com.example:open");
@@ -330,12 +334,6 @@ const classes: [string, string, string, string][] = [
     "version: 1\nlisten:\n  - nvme-tcp: 0.0.0.0:4420\n  - discovery: 0.0.0.0:4420\n",
     "E_CONFIG_VALUE",
     "keel.yaml:4:16  listen[1].discovery: 0.0.0.0:4420 stands here twice",
-  ],
-  [
-    "two digest policies",
-    "version: 1\nlisten:\n  - nvme-tcp: 0.0.0.0:4420\n    digests: off\n  - nvme-tcp: 0.0.0.0:4421\n    digests: required\n",
-    "E_CONFIG_VALUE",
-    "keel.yaml:5:5  listen[1]: digests must be the same for every nvme-tcp listener",
   ],
   [
     "memory out of range",

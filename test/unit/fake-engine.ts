@@ -132,6 +132,7 @@ export class FakeEngine implements NativeEngine {
     await this.call(`addListener ${spec.id}`);
     return spec;
   };
+  setListener: NativeEngine["setListener"] = (spec) => this.call(`setListener ${spec.id} ${spec.digests}`);
   removeListener: NativeEngine["removeListener"] = (id) => this.call(`removeListener ${id}`);
   setReferrals: NativeEngine["setReferrals"] = (referrals) => this.call(`setReferrals ${referrals.length}`);
   setLoading: NativeEngine["setLoading"] = (loading) => this.call(`setLoading ${loading}`);

@@ -296,6 +296,7 @@ function completeListeners(document: ConfigDocument): ListenerWanted[] {
         ...endpoint,
         discoveryOnly,
         advertise: entry.advertise ?? null,
+        digests: "digests" in entry ? (entry.digests ?? "optional") : "optional",
       };
     })
     .sort((left, right) => (left.id < right.id ? -1 : 1));
@@ -318,19 +319,16 @@ function rpcSocketOf(document: ConfigDocument, paths: DefaultPaths): string {
 
 export function completeSettings(document: ConfigDocument, node: string, paths: DefaultPaths): Settings {
   const limits = document.limits ?? {};
-  const first = (document.listen ?? defaultListen).find((entry) => "nvme-tcp" in entry);
-  const digests = first !== undefined && "nvme-tcp" in first ? (first.digests ?? "optional") : "optional";
   const connections = limits.connections ?? 2048;
   return {
     node,
-    digests: { header: digests, data: digests },
     limits: {
       connections,
       connectionsPerHost: Math.min(limits.connections_per_host ?? 1024, connections),
       controllers: limits.controllers ?? 1024,
       queuesPerController: limits.queues_per_controller ?? 64,
       queueEntries: limits.queue_entries ?? 1024,
-      memoryBytes: limits.memory ?? 128n << 20n,
+      memoryBytes: limits.memory ?? 64n << 20n,
       inCapsuleBytes: Number(limits.in_capsule ?? 8192n),
       connectTimeoutMs: ms(limits.connect_timeout, 10_000),
       transferTimeoutMs: ms(limits.transfer_timeout, 30_000),

@@ -63,10 +63,16 @@ export type Step =
       readonly hosts: readonly string[];
     }
   | { readonly type: "set-referrals"; readonly referrals: readonly ReferralWanted[] }
+  | { readonly type: "set-listener"; readonly listener: ListenerWanted }
   | { readonly type: "add-listener"; readonly listener: ListenerWanted };
 
 const byKey = <Value>(values: readonly Value[], key: (value: Value) => string): Map<string, Value> =>
   new Map(values.map((value) => [key(value), value]));
+
+/** What changes only by closing the port. */
+const listenerPlace = (listener: ListenerWanted): unknown => ({ ...listener, advertise: null, digests: "" });
+const samePlace = (left: ListenerWanted, right: ListenerWanted | undefined): boolean =>
+  right !== undefined && same(listenerPlace(left), listenerPlace(right));
 
 const namespaceIdentityOf = (namespace: NamespaceWanted): unknown => ({ ...namespace, readOnly: false });
 const subsystemIdentityOf = (subsystem: SubsystemWanted): unknown => ({
@@ -195,7 +201,8 @@ export function diff(current: State, desired: State, inPlace: ReadonlySet<string
   const listeners = byKey(desired.listeners, (listener) => listener.id);
   const listening = byKey(current.listeners, (listener) => listener.id);
   for (const listener of current.listeners) {
-    if (!same(listener, listeners.get(listener.id))) removals.push({ type: "remove-listener", listener });
+    if (!samePlace(listener, listeners.get(listener.id)))
+      removals.push({ type: "remove-listener", listener });
   }
 
   const keptSubsystems = new Map<string, SubsystemWanted>();
@@ -242,7 +249,9 @@ export function diff(current: State, desired: State, inPlace: ReadonlySet<string
   if (!same(current.referrals, desired.referrals))
     changes.push({ type: "set-referrals", referrals: desired.referrals });
   for (const listener of desired.listeners) {
-    if (!same(listener, listening.get(listener.id))) additions.push({ type: "add-listener", listener });
+    const now = listening.get(listener.id);
+    if (!samePlace(listener, now)) additions.push({ type: "add-listener", listener });
+    else if (!same(listener, now)) changes.push({ type: "set-listener", listener });
   }
   return [...removals, ...changes, ...additions];
 }
@@ -269,6 +278,13 @@ export function advance(state: State, step: Step): State {
       return { ...state, listeners: state.listeners.filter(({ id }) => id !== step.listener.id) };
     case "add-listener":
       return { ...state, listeners: [...state.listeners, step.listener] };
+    case "set-listener":
+      return {
+        ...state,
+        listeners: state.listeners.map((listener) =>
+          listener.id === step.listener.id ? step.listener : listener,
+        ),
+      };
     case "remove-namespace":
       return inSubsystem(state, step.nqn, (subsystem) => ({
         ...subsystem,
@@ -339,6 +355,8 @@ export function describeStep(step: Step): string {
       return `- listener   ${step.listener.id}`;
     case "add-listener":
       return `+ listener   ${step.listener.id}`;
+    case "set-listener":
+      return `~ listener   ${step.listener.id}  digests ${step.listener.digests}${step.listener.advertise === null ? "" : `, advertised as ${step.listener.advertise}`}`;
     case "remove-namespace":
       return `- namespace  ${step.name}/${step.nsid}`;
     case "add-namespace":

@@ -246,10 +246,6 @@ export function addListener(raw: JsonObject, entry: JsonObject): JsonObject {
   if (listeners.some((present) => endpointOf(present) === endpoint)) {
     throw new KeelError("E_EXISTS", `the server listens on ${endpoint ?? "it"} already`);
   }
-  const policy = listeners.find((present) => isJsonObject(present) && present["digests"] !== undefined);
-  if (isJsonObject(policy) && "nvme-tcp" in entry && entry["digests"] === undefined) {
-    entry["digests"] = policy["digests"] ?? "optional";
-  }
   listeners.push(entry);
   return raw;
 }

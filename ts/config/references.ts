@@ -95,7 +95,6 @@ export function checkReferences(document: ConfigDocument, node: string, places: 
   }
 
   const endpoints = new Set<string>();
-  const digests = new Set<string>();
   for (const [index, entry] of (document.listen ?? []).entries()) {
     const kind = "discovery" in entry ? "discovery" : "nvme-tcp";
     const endpoint = parseEndpoint("discovery" in entry ? entry.discovery : entry["nvme-tcp"]);
@@ -104,17 +103,6 @@ export function checkReferences(document: ConfigDocument, node: string, places: 
       add("E_CONFIG_VALUE", ["listen", index, kind], `${text} stands here twice`);
     }
     endpoints.add(text);
-    if (!("discovery" in entry)) {
-      digests.add(entry.digests ?? "optional");
-      if (digests.size > 1) {
-        add(
-          "E_CONFIG_VALUE",
-          ["listen", index],
-          `digests must be the same for every nvme-tcp listener: ${[...digests].join(" or ")}`,
-        );
-        digests.delete(entry.digests ?? "optional");
-      }
-    }
   }
   return issues;
 }

@@ -4,6 +4,7 @@
 //   discovery.json  how far the discovery generation counter may have counted
 //   media.json      size, block size and identity of media that may be out of reach at a start (recovery/media.ts)
 //   jobs.json       long operations (recovery/jobs.ts)
+//   protection.json which namespaces hosts have write-protected
 // A file is replaced whole: written beside, fsync, rename, fsync of the directory. So a reader finds the old or the
 // new content and never half of one, and what was acknowledged is on the medium. One server per directory: a socket
 // in the abstract name space is the lock, because the kernel releases it with the process.
@@ -34,6 +35,9 @@ export type RecordedChanges = {
 };
 
 const emptyChanges: RecordedChanges = { changes: [], previous: null };
+
+/** By "nqn nsid": the state of Namespace Write Protection that a host has set; without an entry there is none. */
+export type Protections = Readonly<Record<string, { readonly nguid: string; readonly state: number }>>;
 
 function corrupt(path: string, why: string): KeelError {
   return new KeelError("E_STATE_CORRUPT", `${path}: ${why}`, { path });
@@ -79,6 +83,20 @@ function parseIdentities(value: JsonObject, path: string): Identities {
   return { server, namespaces: identities, serials: texts, volumes: mirrors };
 }
 
+function parseProtections(value: JsonObject, path: string): Protections {
+  const { namespaces } = value;
+  if (!isJsonObject(namespaces)) throw corrupt(path, "namespaces are missing");
+  const protections: Record<string, { nguid: string; state: number }> = {};
+  for (const [key, entry] of Object.entries(namespaces)) {
+    const { nguid, state } = isJsonObject(entry) ? entry : {};
+    if (!isText(nguid) || parseHex128(nguid) === null || (state !== 0 && state !== 1)) {
+      throw corrupt(path, `the write protection of ${key} is damaged`);
+    }
+    protections[key] = { nguid, state };
+  }
+  return protections;
+}
+
 export class DurableDirectory {
   readonly path: string;
   private readonly lock: Server;
@@ -87,6 +105,7 @@ export class DurableDirectory {
   private generationReserved: bigint;
   private mediaRecord: Media;
   private jobRecord: JobRecord;
+  private protectionRecord: Protections;
   private writing: Promise<void> = Promise.resolve();
 
   private constructor(path: string, lock: Server, record: StateRecord) {
@@ -97,6 +116,7 @@ export class DurableDirectory {
     this.generationReserved = record.generationReserved;
     this.mediaRecord = record.media;
     this.jobRecord = record.jobs;
+    this.protectionRecord = record.protections;
   }
 
   /** Creates the directory if need be. Throws E_STATE_DIRECTORY, E_ALREADY_RUNNING, E_STATE_CORRUPT. */
@@ -150,22 +170,53 @@ export class DurableDirectory {
   }
 
   async writeMedia(media: Media): Promise<void> {
-    await this.write("media.json", formatMedia(media));
+    await this.write("media.json", () => formatMedia(media));
     this.mediaRecord = media;
   }
 
   async writeJobs(jobs: JobRecord): Promise<void> {
-    await this.write("jobs.json", { version: 1, ...jobs });
+    await this.write("jobs.json", () => ({ version: 1, ...jobs }));
     this.jobRecord = jobs;
   }
 
+  /** Of the namespace that has this identity; another one under the same number starts without. */
+  protectionOf(key: string, nguid: string): number {
+    const entry = this.protectionRecord[key];
+    return entry?.nguid === nguid ? entry.state : 0;
+  }
+
+  /** Kept when it settles. If it throws, what held before still holds. */
+  async protect(key: string, nguid: string, state: number): Promise<void> {
+    const before = this.protectionRecord[key];
+    const entry = { nguid, state };
+    this.protectionRecord = { ...this.protectionRecord, [key]: entry };
+    try {
+      await this.writeProtections();
+    } catch (thrown) {
+      if (this.protectionRecord[key] === entry) {
+        const { [key]: _failed, ...others } = this.protectionRecord;
+        this.protectionRecord = before === undefined ? others : { ...others, [key]: before };
+      }
+      throw thrown;
+    }
+  }
+
+  /** Forgets namespaces that are no more: what is made later under their numbers is something else. */
+  async forgetProtections(remains: (key: string, nguid: string) => boolean): Promise<void> {
+    const entries = Object.entries(this.protectionRecord);
+    const left = entries.filter(([key, { nguid, state }]) => state !== 0 && remains(key, nguid));
+    if (left.length === entries.length) return;
+    this.protectionRecord = Object.fromEntries(left);
+    await this.writeProtections();
+  }
+
   async writeIdentities(identities: Identities): Promise<void> {
-    await this.write("identity.json", { version: 1, ...identities });
+    await this.write("identity.json", () => ({ version: 1, ...identities }));
     this.identityRecord = identities;
   }
 
   async writeChanges(record: RecordedChanges): Promise<void> {
-    await this.write("changes.json", { version: 1, ...record });
+    await this.write("changes.json", () => ({ version: 1, ...record }));
     this.changeRecord = record;
   }
 
@@ -186,7 +237,12 @@ export class DurableDirectory {
     if (value < this.generationReserved) return;
     const reserved = value + generationsReserved;
     this.generationReserved = reserved;
-    await this.write("discovery.json", { version: 1, reserved: String(reserved) });
+    await this.write("discovery.json", () => ({ version: 1, reserved: String(reserved) }));
+  }
+
+  /** What the record says when its turn comes: the last of several writers writes for all. */
+  private writeProtections(): Promise<void> {
+    return this.write("protection.json", () => ({ version: 1, namespaces: this.protectionRecord }));
   }
 
   async close(): Promise<void> {
@@ -194,10 +250,10 @@ export class DurableDirectory {
     await new Promise<void>((resolve) => this.lock.close(() => resolve()));
   }
 
-  private write(name: string, value: unknown): Promise<void> {
+  private write(name: string, value: () => unknown): Promise<void> {
     const next = this.writing
       .catch(() => undefined)
-      .then(() => replaceFile(this.path, name, `${toJson(value, 2)}\n`));
+      .then(() => replaceFile(this.path, name, `${toJson(value(), 2)}\n`));
     this.writing = next;
     return next;
   }
@@ -209,6 +265,7 @@ type StateRecord = {
   readonly generationReserved: bigint;
   readonly media: Media;
   readonly jobs: JobRecord;
+  readonly protections: Protections;
   /** Nothing was there: the identities were made just now. */
   readonly fresh: boolean;
 };
@@ -219,6 +276,7 @@ function readAll(path: string): StateRecord {
   const discovery = readJson(join(path, "discovery.json"));
   const media = readJson(join(path, "media.json"));
   const jobs = readJson(join(path, "jobs.json"));
+  const protection = readJson(join(path, "protection.json"));
   return {
     identities:
       identity === null
@@ -228,6 +286,7 @@ function readAll(path: string): StateRecord {
     generationReserved: discovery === null ? 0n : readGeneration(discovery, join(path, "discovery.json")),
     media: media === null ? {} : parsedOr(parseMedia(media), join(path, "media.json")),
     jobs: jobs === null ? emptyJobs : parsedOr(parseJobs(jobs), join(path, "jobs.json")),
+    protections: protection === null ? {} : parseProtections(protection, join(path, "protection.json")),
     fresh: identity === null,
   };
 }
@@ -252,7 +311,7 @@ function readGeneration(value: JsonObject, path: string): bigint {
   return BigInt(reserved);
 }
 
-/** Synchronous: three small files, read while hosts wait for a successor. */
+/** Synchronous: a few small files, read while hosts wait for a successor. */
 function readJson(path: string): JsonObject | null {
   let text: string;
   try {

@@ -4,7 +4,7 @@ import type { Settings } from "../model/state.js";
 import type { EngineOptions } from "../native/addon.js";
 
 export function engineOptions(settings: Settings, discoveryGeneration: bigint): EngineOptions {
-  const { limits, digests } = settings;
+  const { limits } = settings;
   return {
     arenaDescriptor: null,
     dataDescriptor: null,
@@ -18,8 +18,6 @@ export function engineOptions(settings: Settings, discoveryGeneration: bigint): 
     connectTimeoutMs: limits.connectTimeoutMs,
     transferTimeoutMs: limits.transferTimeoutMs,
     admissionTimeoutMs: limits.admissionTimeoutMs,
-    headerDigests: digests.header,
-    dataDigests: digests.data,
     serverName: settings.node,
     discoveryGeneration,
   };

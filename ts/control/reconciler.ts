@@ -14,7 +14,7 @@ import type { NativeEngine } from "../native/addon.js";
 import { withDeadline } from "./deadline.js";
 import type { Log } from "./log.js";
 import { Readiness, takesTime } from "./readiness.js";
-import { executeStep, type Known, subjectOf } from "./steps.js";
+import { executeStep, type Known, type ProtectionOf, subjectOf } from "./steps.js";
 
 const stepDeadlineMs = 60_000;
 
@@ -37,17 +37,20 @@ export class Reconciler {
   private readonly readiness: Readiness;
   private readonly known: Known;
   private readonly deadlineMs: number;
+  private readonly protectionOf: ProtectionOf;
 
   constructor(
     engine: NativeEngine,
     log: Log,
     known: Known = () => null,
+    protectionOf: ProtectionOf = () => 0,
     deadlineMs: number = stepDeadlineMs,
   ) {
     this.engine = engine;
     this.log = log;
     this.known = known;
     this.readiness = new Readiness(engine);
+    this.protectionOf = protectionOf;
     this.deadlineMs = deadlineMs;
   }
 
@@ -195,7 +198,8 @@ export class Reconciler {
       );
       if (succeeded) this.current = advance(this.current, step);
     };
-    await withDeadline(executeStep(this.engine, step, this.known), this.deadlineMs, subjectOf(step), late);
+    const done = executeStep(this.engine, step, this.known, this.protectionOf);
+    await withDeadline(done, this.deadlineMs, subjectOf(step), late);
     this.current = advance(this.current, step);
   }
 

@@ -111,8 +111,11 @@ export class Server {
     this.raw = file.raw;
     this.desired = this.complete(file);
     const { directory } = parts;
-    this.reconciler = new Reconciler(parts.engine, parts.log, (device) =>
-      knownFacts(directory.media, device),
+    this.reconciler = new Reconciler(
+      parts.engine,
+      parts.log,
+      (device) => knownFacts(directory.media, device),
+      (nqn, nsid, nguid) => directory.protectionOf(namespaceKey(nqn, nsid), nguid),
     );
     this.jobs = new Jobs({
       directory,
@@ -161,6 +164,7 @@ export class Server {
     }
     await this.rememberIdentities(this.desired.state);
     await this.rememberMedia();
+    await this.forgetProtections();
     await this.continueGeneration(takeover);
     this.kept = takeover.kept;
     await this.leaveConfiguration(false);
@@ -287,6 +291,34 @@ export class Server {
     if (!sameJson(next, identities)) await this.parts.directory.writeIdentities(next);
   }
 
+  /** Write protection ends with its namespace. */
+  private async forgetProtections(): Promise<void> {
+    const { directory, log } = this.parts;
+    const present = new Map<string, string>();
+    for (const { nqn, namespaces } of this.desired.state.subsystems) {
+      for (const { nsid, nguid } of namespaces) present.set(namespaceKey(nqn, nsid), nguid);
+    }
+    await directory
+      .forgetProtections((key, nguid) => present.get(key) === nguid)
+      .catch((error: unknown) => log.error({}, toKeelError(error).message));
+  }
+
+  /** A host is answered, and what it asked for holds, once it is on the disk. */
+  private async keepProtection(event: EngineEvent & { type: "write-protection" }): Promise<void> {
+    const { engine, directory, log } = this.parts;
+    const { request, subsystem, nsid, nguid, state } = event;
+    const what = `${subsystem} namespace ${nsid}: write protection ${state === 0 ? "taken away" : "set"} by a host`;
+    try {
+      await directory.protect(namespaceKey(subsystem, nsid), nguid, state);
+      engine.admit(request, true, "");
+      this.events.add("info", what);
+    } catch (thrown) {
+      const reason = toKeelError(thrown).message;
+      engine.admit(request, false, reason);
+      log.error({ area: "host" }, `${what}, which cannot be kept: ${reason}`);
+    }
+  }
+
   /** One change at a time; whoever comes later waits for whoever came first. */
   private inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
     const next = this.queue.then(() => {
@@ -347,7 +379,7 @@ export class Server {
     const limits = (Object.keys(now.limits) as (keyof typeof now.limits)[])
       .filter((key) => now.limits[key] !== settings.limits[key])
       .map((key) => `limits.${key}`);
-    const others = (["node", "digests", "stateDirectory", "rpcSocket", "httpListen"] as const).filter(
+    const others = (["node", "stateDirectory", "rpcSocket", "httpListen"] as const).filter(
       (key) => toJson(now[key]) !== toJson(settings[key]),
     );
     return [...others, ...limits];
@@ -389,6 +421,7 @@ export class Server {
     }
     this.adopt(loaded);
     if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: null });
+    await this.forgetProtections();
     this.report(steps);
     await this.nameVolumes(raw);
     await this.rememberMedia();
@@ -591,6 +624,9 @@ export class Server {
         }
         return;
       }
+      case "write-protection":
+        void this.keepProtection(event);
+        return;
       case "log":
         log[event.level]({ area: event.area }, event.message);
         return;

@@ -41,6 +41,9 @@ function subsystemSpec(subsystem: SubsystemWanted): SubsystemSpec {
 
 const listenerSpec = (listener: ListenerWanted): ListenerSpec => ({ ...listener, descriptor: null });
 
+/** What a host has set about a namespace (Namespace Write Protection) and what outlasts the process. */
+export type ProtectionOf = (nqn: string, nsid: number, nguid: string) => number;
+
 async function alter(engine: NativeEngine, step: DeviceStep, known: Known): Promise<void> {
   switch (step.type) {
     case "replace-device":
@@ -65,7 +68,12 @@ async function alter(engine: NativeEngine, step: DeviceStep, known: Known): Prom
   }
 }
 
-async function carryOut(engine: NativeEngine, step: Step, known: Known): Promise<void> {
+async function carryOut(
+  engine: NativeEngine,
+  step: Step,
+  known: Known,
+  protectionOf: ProtectionOf,
+): Promise<void> {
   switch (step.type) {
     case "replace-device":
     case "device-command":
@@ -87,8 +95,11 @@ async function carryOut(engine: NativeEngine, step: Step, known: Known): Promise
       return engine.removeSubsystem(step.nqn);
     case "set-hosts":
       return engine.setHosts(step.nqn, step.allowAnyHost, [...step.hosts]);
-    case "add-namespace":
-      return engine.addNamespace(step.nqn, { ...step.namespace });
+    case "add-namespace": {
+      const { nsid, nguid } = step.namespace;
+      const writeProtection = protectionOf(step.nqn, nsid, nguid);
+      return engine.addNamespace(step.nqn, { ...step.namespace, writeProtection });
+    }
     case "remove-namespace":
       return engine.removeNamespace(step.nqn, step.nsid);
     case "set-read-only":
@@ -96,6 +107,8 @@ async function carryOut(engine: NativeEngine, step: Step, known: Known): Promise
     case "add-listener":
       await engine.addListener(listenerSpec(step.listener));
       return;
+    case "set-listener":
+      return engine.setListener(listenerSpec(step.listener));
     case "remove-listener":
       return engine.removeListener(step.listener.id);
     case "set-referrals":
@@ -127,6 +140,7 @@ export function subjectOf(step: Step): string {
     case "set-read-only":
       return `subsystems.${step.name}.namespaces (id ${step.nsid})`;
     case "add-listener":
+    case "set-listener":
     case "remove-listener":
       return `listen ${formatEndpoint(step.listener)}`;
     case "set-referrals":
@@ -135,9 +149,14 @@ export function subjectOf(step: Step): string {
 }
 
 /** Throws KeelError with the step's subject as its path. */
-export async function executeStep(engine: NativeEngine, step: Step, known: Known): Promise<void> {
+export async function executeStep(
+  engine: NativeEngine,
+  step: Step,
+  known: Known,
+  protectionOf: ProtectionOf = () => 0,
+): Promise<void> {
   try {
-    await carryOut(engine, step, known);
+    await carryOut(engine, step, known, protectionOf);
   } catch (thrown) {
     const error = toKeelError(thrown);
     const subject = subjectOf(step);

@@ -143,6 +143,9 @@ export type SubsystemWanted = {
   namespaces: NamespaceWanted[];
 };
 
+/** Header and data digests: never, as the host asks, or always. */
+export type DigestPolicy = "off" | "optional" | "required";
+
 export type ListenerWanted = {
   id: string;
   address: string;
@@ -150,6 +153,7 @@ export type ListenerWanted = {
   port: number;
   discoveryOnly: boolean;
   advertise: string | null;
+  digests: DigestPolicy;
 };
 
 export type ReferralWanted = { address: string; family: Family; port: number; portId: number; nqn: string };
@@ -164,12 +168,9 @@ export type State = {
 
 export const emptyState: State = { devices: [], subsystems: [], listeners: [], referrals: [] };
 
-export type DigestPolicy = "off" | "optional" | "required";
-
 /** What is laid out at start-up and stays until the process ends. */
 export type Settings = {
   node: string;
-  digests: { header: DigestPolicy; data: DigestPolicy };
   limits: {
     connections: number;
     connectionsPerHost: number;

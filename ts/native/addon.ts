@@ -24,8 +24,6 @@ export type EngineOptions = {
   transferTimeoutMs: number;
   /** Admission by TypeScript has this long; then the host gets a status that it may retry. */
   admissionTimeoutMs: number;
-  headerDigests: "off" | "optional" | "required";
-  dataDigests: "off" | "optional" | "required";
   serverName: string;
   /** Starting value of the discovery generation counter, from the durable directory. */
   discoveryGeneration: bigint;
@@ -161,6 +159,8 @@ export type NamespaceSpec = {
   nguid: string;
   uuid: string;
   readOnly: boolean;
+  /** What a host had set (Namespace Write Protection state), for a namespace that a carried arena does not know. */
+  writeProtection: number;
 };
 
 export type ListenerSpec = {
@@ -172,6 +172,8 @@ export type ListenerSpec = {
   discoveryOnly: boolean;
   /** What discovery tells hosts; null: `address` (or, if that is a wildcard, the address the host came to). */
   advertise: string | null;
+  /** Header and data digests of connections that come from now on. */
+  digests: "off" | "optional" | "required";
   /** A listening descriptor that a keeper holds; null: the engine binds. */
   descriptor: number | null;
 };
@@ -291,6 +293,15 @@ export type EngineEvent =
       hostId: string;
       peerAddress: string;
       peerPort: number;
+    }
+  /** Holds, and is answered to the host, once `admit` says that it is kept durably. */
+  | {
+      type: "write-protection";
+      request: number;
+      subsystem: string;
+      nsid: number;
+      nguid: string;
+      state: number;
     }
   | { type: "log"; level: "debug" | "info" | "warn" | "error"; area: string; message: string }
   | {
@@ -477,12 +488,14 @@ export type NativeEngine = {
   setNamespaceReadOnly(nqn: string, nsid: number, readOnly: boolean): Promise<void>;
 
   addListener(spec: ListenerSpec): Promise<ListenerStatus>;
+  /** Takes over `advertise` and `digests`; the port stays open. */
+  setListener(spec: ListenerSpec): Promise<void>;
   removeListener(id: string): Promise<void>;
   setReferrals(referrals: Referral[]): Promise<void>;
   /** While true, what is not known yet gets a status that the host may retry. */
   setLoading(loading: boolean): Promise<void>;
 
-  /** Answers a "connect" event. */
+  /** Answers a "connect" or "write-protection" event. */
   admit(request: number, allow: boolean, reason: string): void;
   disconnectHost(hostNqn: string, subsystem: string | null): Promise<number>;
 

@@ -29,7 +29,7 @@ export const limits = {
   pendingEventsMax: 16,
   dsmRangesMax: 256,
   copyRangesMax: 128,
-  dataPoolBytesDefault: 134217728,
+  dataPoolBytesDefault: 67108864,
   dataBlockBytesMin: 4096,
   dataBlockBytesMax: 1048576,
   nqnBytesMax: 223,

@@ -116,15 +116,18 @@ export class Server {
 
   /** With a configuration that names files in the server's directory. */
   static async make(configure: (directory: string) => Promise<Config>): Promise<Server> {
-    const directory = mkdtempSync(join(tmpdir(), "keel-protocol-"));
-    const server = new Server(directory, await configure(directory));
-    try {
-      await server.#launch();
-    } catch (error) {
-      await server.stop();
-      throw error;
+    for (let attempt = 1; ; attempt += 1) {
+      const directory = mkdtempSync(join(tmpdir(), "keel-protocol-"));
+      const server = new Server(directory, await configure(directory));
+      try {
+        await server.#launch();
+        return server;
+      } catch (error) {
+        await server.stop();
+        // Somebody else took the port between the question and the start.
+        if (attempt === 3 || !server.log.includes("E_PORT_IN_USE")) throw error;
+      }
     }
-    return server;
   }
 
   document(config: Config = this.config): JsonObject {
@@ -209,6 +212,17 @@ export class Server {
     assert.equal(result.status, 0, `keel apply: ${result.out}${result.err}`);
   }
 
+  /** Ends the process as a crash does and starts another over what it left on the disk. */
+  async killAndRestart(): Promise<void> {
+    const child = this.#child;
+    assert.ok(child !== null && this.running, "the server runs");
+    const { promise, resolve } = deferred<void>();
+    child.once("close", () => resolve());
+    child.kill("SIGKILL");
+    await within(promise, "the killed server to be gone");
+    await this.#launch();
+  }
+
   get pid(): number {
     const pid = this.#child?.pid;
     assert.ok(pid !== undefined, "the server runs");
@@ -235,7 +249,7 @@ export class Server {
       child.once("close", () => resolve());
       child.kill("SIGTERM");
       try {
-        await within(promise, "the server to stop", 10_000);
+        await within(promise, "the server to stop", 30_000);
       } catch (error) {
         child.kill("SIGKILL");
         await promise;

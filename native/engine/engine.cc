@@ -575,14 +575,17 @@ Adoption Engine::adopt() {
     if (adoption.carried_arena && !rebuilt_) {
         remember_last_pdus();
     }
-    const std::vector<bool> silent = silent_controllers();
+    const std::vector<bool> silent = adoption.carried_arena ? silent_controllers() : std::vector<bool>();
     const auto veto = [&](const transport::ConnectionRecord& record) -> std::string {
         const std::uint32_t controller = record.queue.controller;
         return controller != 0 && controller <= silent.size() && silent[controller - 1]
                    ? "its host waited longer than its keep-alive time"
                    : "";
     };
-    target_->adopt_controllers();
+    // In memory that is new there is nothing to find, and looking would make all of it resident.
+    if (adoption.carried_arena) {
+        target_->adopt_controllers();
+    }
     std::vector<Offer> unread;
     for (const Offer& offer : std::exchange(offers_, {})) {
         EK_CRASH_POINT("engine.adopt.connection");
@@ -596,8 +599,10 @@ Adoption Engine::adopt() {
                 break;
         }
     }
-    quarantine_buffers();
-    transport_->forget_unadopted();
+    if (adoption.carried_arena) {
+        quarantine_buffers();
+        transport_->forget_unadopted();
+    }
     for (const Offer& offer : unread) {
         adoption.begun += transport_->take(offer.socket, offer.id, offer.discovery_only) ? 1 : 0;
     }

@@ -2,6 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdlib>
+#include <random>
+#include <set>
+
 #include "testing/scripted_host.h"
 
 using testing::number_at;
@@ -237,4 +241,59 @@ TEST_CASE("abort: a command whose data is not here yet ends when it comes") {
     CHECK(queue.take(500)->status().value == 0x007);
     CHECK(host.admin->take(abort)->cqe.dw0.value() == 0);
     CHECK(rig.disk(1).content()[0] == std::byte{0});
+}
+
+TEST_CASE("events: a host that looks only when it is told knows every namespace in the end") {
+    const char* const given = std::getenv("KEEL_TEST_SEED");
+    const auto seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+    INFO("KEEL_TEST_SEED=", seed);
+    std::mt19937_64 random(seed);
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    REQUIRE(host.set_feature(0x0B, 0x100).status().ok());
+
+    // As Linux does: one event request; after its completion the log is read, which makes room for the next
+    // event, and then the active list. The request is renewed at any time beside that.
+    std::set<std::uint32_t> present{1, 3};
+    std::set<std::uint32_t> known = present;
+    std::optional<std::uint16_t> parked = host.park();
+    bool told = false;
+    bool log_was_read = false;
+    const auto host_goes_on = [&] {
+        if (parked && event_of(host, *parked) != 0) {
+            parked.reset();
+            told = true;
+        } else if (!parked && random() % 2 == 0) {
+            parked = host.park();
+        } else if (log_was_read) {
+            const auto list = host.identify(0x02);
+            known.clear();
+            for (std::size_t at = 0; number_at(list.data, at, 4) != 0; at += 4) {
+                known.insert(static_cast<std::uint32_t>(number_at(list.data, at, 4)));
+            }
+            log_was_read = false;
+        } else if (told) {
+            told = false;
+            host.log(0x04, 4096);
+            log_was_read = true;
+        }
+    };
+    for (int step = 0; step < 5000; ++step) {
+        const auto nsid = static_cast<std::uint32_t>(4 + random() % 8);
+        if (random() % 3 != 0) {
+            host_goes_on();
+        } else if (present.insert(nsid).second) {
+            rig.add_namespace(nsid);
+        } else {
+            present.erase(nsid);
+            REQUIRE(rig.target->remove_namespace(testing::test_subsystem, nsid, nullptr).ok());
+        }
+        rig.run();
+    }
+    for (int step = 0; step < 100; ++step) {
+        host_goes_on();
+    }
+    CHECK(known == present);
 }

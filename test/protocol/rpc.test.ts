@@ -1,14 +1,64 @@
 // A target built by SPDK's method names alone, while hosts are connected: what a script for rpc.py does.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createConnection, type Socket } from "node:net";
 import { after, before, suite, test } from "node:test";
 import { Admin, Status } from "./host/command.js";
 import { Controller, hostNamed, read, write } from "./host/controller.js";
-import { within } from "./host/deadline.js";
+import { until, within } from "./host/deadline.js";
 import { pattern } from "./host/fixture.js";
 import { asyncEvent, dwords, identifyController, identifyNamespace } from "./host/layout.js";
 import type { Submitted } from "./host/queue-pair.js";
-import { freePort, Server } from "./host/server.js";
+import { freePort, type Json, Server } from "./host/server.js";
+
+/** A connection to the control socket that sends values without anything between them, as SPDK's rpc.py does. */
+class PlainClient {
+  readonly #socket: Socket;
+  #text = "";
+  #id = 0;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    socket.setEncoding("utf8").on("data", (chunk: string) => {
+      this.#text += chunk;
+    });
+  }
+
+  static async open(path: string): Promise<PlainClient> {
+    const socket = createConnection(path);
+    await within(once(socket, "connect"), "the control socket");
+    return new PlainClient(socket);
+  }
+
+  /** Reads until what came is a JSON value, and nothing else tells that it is complete. */
+  async call(method: string, params?: { [key: string]: Json }): Promise<{ [key: string]: Json }> {
+    this.#id += 1;
+    const id = this.#id;
+    this.#socket.write(JSON.stringify({ jsonrpc: "2.0", method, id, ...(params && { params }) }));
+    const answer = await until(() => {
+      try {
+        return JSON.parse(this.#text) as { [key: string]: Json };
+      } catch {
+        return null;
+      }
+    }, method);
+    this.#text = "";
+    assert.equal(answer["jsonrpc"], "2.0");
+    assert.equal(answer["id"], id);
+    return answer;
+  }
+
+  async result(method: string, params?: { [key: string]: Json }): Promise<Json> {
+    const answer = await this.call(method, params);
+    assert.ok("result" in answer, `${method}: ${JSON.stringify(answer["error"])}`);
+    return answer["result"] ?? null;
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
 
 const nqn = "nqn.2026-01.org.example:by-rpc";
 const host = hostNamed("rpc");
@@ -32,6 +82,62 @@ suite("control by RPC", () => {
     assert.deepEqual(asyncEvent(dw0), { type: 2, information: 0, logPage: 4 });
     return dwords((await controller.logPage(4, 4096)).data);
   }
+
+  test("a client like SPDK's rpc.py, which sends every switch that is off, builds a target and looks at it", async () => {
+    const client = await PlainClient.open(server.rpcSocket);
+    const methods = await client.result("rpc_get_methods", { current: false, include_aliases: false });
+    assert.ok(Array.isArray(methods) && methods.includes("nvmf_create_subsystem"));
+    const transport = { trtype: "TCP", io_unit_size: 16384, c2h_success: true, no_srq: false, zcopy: false };
+    assert.equal(await client.result("nvmf_create_transport", transport), true);
+    const malloc = { num_blocks: 4096, block_size: 4096, name: "Malloc9" };
+    const off = { md_interleave: false, dif_is_head_of_md: false };
+    assert.equal(await client.result("bdev_malloc_create", { ...malloc, ...off }), "Malloc9");
+    const subnqn = "nqn.2016-06.io.spdk:cnode9";
+    const subsystem = { nqn: subnqn, serial_number: "SPDK009", model_number: "SPDK", allow_any_host: true };
+    const none = { ana_reporting: false, passthrough: false, enable_nssr: false };
+    assert.equal(await client.result("nvmf_create_subsystem", { ...subsystem, ...none }), true);
+    const namespace = { bdev_name: "Malloc9", no_auto_visible: false, hide_metadata: false };
+    assert.equal(await client.result("nvmf_subsystem_add_ns", { nqn: subnqn, namespace }), 1);
+    const port = String(await freePort());
+    const listen_address = { trtype: "tcp", traddr: "127.0.0.1", trsvcid: port };
+    const listener = { nqn: subnqn, secure_channel: false, listen_address };
+    assert.equal(await client.result("nvmf_subsystem_add_listener", listener), true);
+
+    const subsystems = (await client.result("nvmf_get_subsystems")) as { [key: string]: Json }[];
+    assert.equal(subsystems[0]?.["subtype"], "Discovery");
+    const mine = subsystems.find((one) => one["nqn"] === subnqn);
+    const addresses = (mine?.["listen_addresses"] ?? []) as { [key: string]: Json }[];
+    assert.deepEqual(
+      addresses.find(({ trsvcid }) => trsvcid === port),
+      { trtype: "TCP", adrfam: "IPv4", traddr: "127.0.0.1", trsvcid: port },
+    );
+    const [exported] = (mine?.["namespaces"] ?? []) as { [key: string]: Json }[];
+    assert.deepEqual(
+      [mine?.["subtype"], mine?.["serial_number"], mine?.["allow_any_host"], exported?.["nsid"]],
+      ["NVMe", "SPDK009", true, 1],
+    );
+    assert.match(String(exported?.["nguid"]), /^[0-9A-F]{32}$/);
+    assert.match(String(exported?.["uuid"]), /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+    const [bdev] = (await client.result("bdev_get_bdevs", { name: "Malloc9" })) as { [key: string]: Json }[];
+    assert.deepEqual(
+      [bdev?.["product_name"], bdev?.["block_size"], bdev?.["num_blocks"], bdev?.["claimed"]],
+      ["Malloc disk", 4096, 4096, true],
+    );
+    const stat = await client.result("bdev_get_iostat", { per_channel: false, name: "Malloc9" });
+    assert.ok("bdevs" in (stat as object));
+
+    // What is asked for and is not here is refused, by name.
+    const wanted = await client.call("nvmf_create_subsystem", { nqn: `${subnqn}x`, passthrough: true });
+    assert.match(JSON.stringify(wanted["error"]), /passthrough/);
+    const unknown = await client.call("bdev_lvol_create", {});
+    assert.equal((unknown["error"] as { code: number }).code, -32601);
+
+    const removed = { nqn: subnqn, nsid: 1 };
+    assert.equal(await client.result("nvmf_subsystem_remove_ns", removed), true);
+    assert.equal(await client.result("nvmf_delete_subsystem", { nqn: subnqn }), true);
+    assert.equal(await client.result("bdev_malloc_delete", { name: "Malloc9" }), true);
+    client.close();
+  });
 
   test("devices, subsystem and namespaces come into being, one call after the other", async () => {
     assert.equal(

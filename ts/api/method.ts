@@ -36,6 +36,30 @@ export function method<Shape extends z.ZodObject>(
   };
 }
 
+/**
+ * A method with a name of SPDK's. Its rpc.py sends all switches of a command, also those that nobody asked for: one
+ * that is off and unknown here asks for nothing that this server would do.
+ */
+export function spdkMethod<Shape extends z.ZodObject>(
+  name: string,
+  summary: string,
+  parameters: Shape,
+  run: (context: ApiContext, parameters: z.output<Shape>) => Promise<unknown> | unknown,
+): Method {
+  const plain = method(name, summary, parameters, run);
+  return { ...plain, call: (context, given) => plain.call(context, withoutOffSwitches(given, parameters)) };
+}
+
+function withoutOffSwitches(given: unknown, shape: z.ZodObject): unknown {
+  if (typeof given !== "object" || given === null || Array.isArray(given)) return given;
+  const left = Object.entries(given).flatMap(([key, value]): [string, unknown][] => {
+    const known: unknown = Object.hasOwn(shape.shape, key) ? shape.shape[key] : undefined;
+    if (known === undefined && value === false) return [];
+    return [[key, known instanceof z.ZodObject ? withoutOffSwitches(value, known) : value]];
+  });
+  return Object.fromEntries(left);
+}
+
 function parse<Shape extends z.ZodObject>(name: string, shape: Shape, given: unknown): z.output<Shape> {
   const result = shape.safeParse(given ?? {});
   if (result.success) return result.data;

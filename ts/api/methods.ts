@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { dstMethods } from "./dst-methods.js";
 import { keelMethods } from "./keel-methods.js";
-import { type Method, method } from "./method.js";
+import { type Method, spdkMethod } from "./method.js";
 import { spdkMethods } from "./spdk-methods.js";
 import { volumeMethods } from "./volume-methods.js";
 
@@ -11,7 +11,7 @@ const own: readonly Method[] = [...keelMethods, ...volumeMethods, ...dstMethods,
 
 export const methods: readonly Method[] = [
   ...own,
-  method(
+  spdkMethod(
     "rpc_get_methods",
     "The names of all methods.",
     z.strictObject({ current: z.boolean().optional() }),

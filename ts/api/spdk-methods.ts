@@ -23,7 +23,7 @@ import { KeelError } from "../model/errors.js";
 import { discoveryNqn, formatUuid, parseName } from "../model/ids.js";
 import type { JsonObject } from "../model/json.js";
 import type { DeviceReport, ListenerReport, ServerStatus, SubsystemReport } from "../model/status.js";
-import { type ApiContext, type Method, method } from "./method.js";
+import { type ApiContext, type Method, spdkMethod as method } from "./method.js";
 
 const none = z.strictObject({});
 const blockSize = z.union([z.literal(512), z.literal(4096)]);
@@ -252,8 +252,8 @@ const listenerMethods: readonly Method[] = [
   }),
   method(
     "nvmf_create_transport",
-    "The TCP transport is always there; its limits stand in the configuration file.",
-    z.strictObject({ trtype: z.string() }),
+    "The TCP transport is always there; its limits stand in the configuration file, not in the parameters.",
+    z.looseObject({ trtype: z.string() }),
     (_context, { trtype }) => {
       if (trtype.toUpperCase() !== "TCP")
         throw new KeelError("E_RPC", `transport "${trtype}" is not here; known: TCP`);
@@ -414,6 +414,7 @@ const products: Readonly<Record<string, string>> = {
 
 const spdkDevice = (device: DeviceReport) => ({
   name: device.name,
+  aliases: [],
   product_name: products[device.kind] ?? device.kind,
   block_size: device.blockBytes,
   num_blocks: device.blockBytes === 0 ? 0 : Math.floor(device.sizeBytes / device.blockBytes),

@@ -263,15 +263,27 @@ export function adminCases(suite) {
   suite.case(
     "the write cache is announced to the block layer, and flush and FUA work",
     { config: (directory) => oneDisk(file(`${directory}/disk`, 64)) },
-    async ({ host }) => {
+    async ({ host, target }) => {
       const device = await host.attach(NQN);
+      /** What the server's device has done, by action. */
+      const done = async () => {
+        const { devices } = await target.json("status");
+        const [read, write, flush] = devices[0].completed;
+        return { read, write, flush };
+      };
       const queue = `/sys/block/$(basename ${device})/queue`;
       assert.equal(await host.run(`cat ${queue}/write_cache`), "write back");
       assert.equal(await host.run(`cat ${queue}/fua`), "1");
+      const idle = await done();
       await host.run(`nvme flush ${device} -n 1`);
+      const flushed = await done();
+      assert.equal(flushed.flush - idle.flush, 1, "one Flush of the host is one flush of the device");
       await host.run(
         `fio --name=durable --filename=${device} --rw=randwrite --bs=4k --size=8M --ioengine=sync --direct=1 --sync=1 --fsync=16 --number_ios=256 --output=/dev/null`,
       );
+      const after = await done();
+      assert.ok(after.write - flushed.write >= 256, JSON.stringify({ flushed, after }));
+      assert.ok(after.flush - flushed.flush >= 16, JSON.stringify({ flushed, after }));
     },
   );
 }

@@ -1,6 +1,6 @@
 // Connect and disconnect: digests, queues, queue sizes, who may connect, idle connections.
 import assert from "node:assert/strict";
-import { NQN, oneDisk, ram } from "../harness/config.mjs";
+import { NQN, offer, oneDisk, ram, subsystem } from "../harness/config.mjs";
 import { HOST_NQN } from "../harness/nvme-host.mjs";
 
 const DIGESTS = [
@@ -29,6 +29,28 @@ export function connectCases(suite) {
       },
     );
   }
+
+  suite.case(
+    "a host finds, connects and uses a subsystem over IPv6",
+    { config: offer({ disk: subsystem([ram(64)]) }, { six: true }) },
+    async ({ host, target }) => {
+      const { six } = target.places;
+      await host.run(`ip -6 address add ${six.guestAddress} dev eth0 nodad`);
+      try {
+        const records = await host.discover({ place: six });
+        const found = records.find((record) => record.subnqn === NQN && record.adrfam === "ipv6");
+        assert.deepEqual([found?.traddr, found?.trsvcid], [six.address, String(six.port)]);
+        const options = { place: six, queues: 2, headerDigest: true, dataDigest: true };
+        const device = await host.attach(NQN, options);
+        await host.run(`DEVICE=${device}; set -e; ${COPY_AND_COMPARE}`);
+        const { connections } = await target.json("status");
+        assert.ok(connections.some(({ qid, localAddress }) => qid > 0 && localAddress.includes(":")));
+        await host.disconnect(NQN);
+      } finally {
+        await host.run(`ip -6 address delete ${six.guestAddress} dev eth0`);
+      }
+    },
+  );
 
   suite.case(
     "a host gets as many I/O queues as it asks for",

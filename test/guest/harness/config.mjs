@@ -25,9 +25,10 @@ export function subsystem(devices, { nqn = NQN, hosts = "any" } = {}) {
 /**
  * What a target offers: subsystems by name. A case changes this object and applies it again.
  * @param {Record<string, ReturnType<typeof subsystem>>} subsystems
+ * @param {{six?: boolean}} [options]  `six`: over IPv6 as well
  */
-export function offer(subsystems) {
-  return { subsystems };
+export function offer(subsystems, { six = false } = {}) {
+  return { subsystems, six };
 }
 
 /** The most common offer: one subsystem, one namespace. */
@@ -37,8 +38,8 @@ export function oneDisk(device, options) {
 
 /** The file's content for an offer: JSON, which is YAML. */
 export function renderConfig(
-  { subsystems },
-  { address, advertise, port, discoveryPort, stateDirectory, rpcSocket },
+  { subsystems, six },
+  { address, advertise, addressSix, advertiseSix, port, discoveryPort, stateDirectory, rpcSocket },
 ) {
   const devices = {};
   const rendered = {};
@@ -56,6 +57,7 @@ export function renderConfig(
       listen: [
         { "nvme-tcp": `${address}:${port}`, advertise },
         { discovery: `${address}:${discoveryPort}`, advertise },
+        ...(six ? [{ "nvme-tcp": `[${addressSix}]:${port}`, advertise: advertiseSix }] : []),
       ],
       state: stateDirectory,
       sockets: { rpc: rpcSocket },

@@ -8,6 +8,8 @@ import { existsSync } from "node:fs";
 
 const HOST_ADDRESS = "192.168.77.1";
 const GUEST_ADDRESS = "192.168.77.2";
+const HOST_ADDRESS_6 = "fd77:0:0:77::1";
+const GUEST_ADDRESS_6 = "fd77:0:0:77::2";
 
 /**
  * @typedef {object} Network
@@ -15,6 +17,7 @@ const GUEST_ADDRESS = "192.168.77.2";
  * @property {string} listen        address for the server to listen on
  * @property {string} dial          the same place as the guest calls it
  * @property {string} guestAddress  with prefix length
+ * @property {{listen: string, dial: string, guestAddress: string}} six  the same for IPv6
  * @property {string} gateway
  * @property {string[]} prefix      what to put in front of a command that must run where `listen` exists
  * @property {string[]} qemu        arguments for QEMU
@@ -43,6 +46,7 @@ function userNetwork() {
     listen: "127.0.0.1",
     dial: "10.0.2.2",
     guestAddress: "10.0.2.15/24",
+    six: { listen: "::1", dial: "fec0::2", guestAddress: "fec0::15/64" },
     gateway: "10.0.2.2",
     prefix: [],
     qemu: ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="],
@@ -76,6 +80,7 @@ async function tapNetwork(cpus) {
     ip("link", "set", "lo", "up");
     ip("tuntap", "add", "dev", "guest0", "mode", "tap", ...(queues > 1 ? ["multi_queue"] : []));
     ip("address", "add", `${HOST_ADDRESS}/30`, "dev", "guest0");
+    ip("-6", "address", "add", `${HOST_ADDRESS_6}/64`, "dev", "guest0", "nodad");
     ip("link", "set", "guest0", "up");
   } catch (error) {
     close();
@@ -87,6 +92,7 @@ async function tapNetwork(cpus) {
     listen: HOST_ADDRESS,
     dial: HOST_ADDRESS,
     guestAddress: `${GUEST_ADDRESS}/30`,
+    six: { listen: HOST_ADDRESS_6, dial: HOST_ADDRESS_6, guestAddress: `${GUEST_ADDRESS_6}/64` },
     gateway: HOST_ADDRESS,
     prefix,
     qemu: [

@@ -45,6 +45,7 @@ export class Server {
     return {
       io: { address: this.#network.dial, port },
       discovery: { address: this.#network.dial, port: discoveryPort },
+      six: { address: this.#network.six.dial, port, guestAddress: this.#network.six.guestAddress },
     };
   }
 
@@ -67,6 +68,8 @@ export class Server {
     const text = renderConfig(offer, {
       address: this.#network.listen,
       advertise: this.#network.dial,
+      addressSix: this.#network.six.listen,
+      advertiseSix: this.#network.six.dial,
       port,
       discoveryPort,
       stateDirectory,

@@ -177,7 +177,7 @@ void Mirror::try_start() {
             continue;
         }
         legs.push_back(leg.get());
-        found.push_back(leg->found && !leg->detached ? &*leg->found : nullptr);
+        found.push_back(leg->found ? &*leg->found : nullptr);
         forced = leg->forced && leg->found ? leg.get() : forced;
     }
     const bool any =
@@ -199,8 +199,47 @@ void Mirror::try_start() {
     }
     // Slots whose legs an operator has put aside need not be here; neither those of legs that are gone for
     // good, which is known when every leg was read and something empty stands in their place.
-    std::uint32_t believe = 0;
-    Judgement judgement = judge_legs(found, witness_, 0);
+    const auto weigh = [&](const std::optional<Witness>& witness) {
+        Judgement judgement = judge_legs(found, witness);
+        if (judgement.newest < 0) {
+            return judgement;
+        }
+        const Superblock& newest = *found[static_cast<std::size_t>(judgement.newest)];
+        std::uint32_t believe = 0;
+        int empty = 0;
+        for (const auto& leg : legs_) {
+            const int slot = leg->detached && leg->uuid != Uuid{} ? newest.slot_of(leg->uuid) : -1;
+            believe |= slot >= 0 ? 1u << slot : 0;
+            empty += leg->state == LegState::found && !leg->found ? 1 : 0;
+            empty += leg->detached && leg->uuid == Uuid{} ? 1 : 0;
+        }
+        judgement = judge_legs(found, witness, believe);
+        int lacking = 0;
+        for (const Superblock::Slot& slot : newest.slots) {
+            const bool here = std::any_of(legs_.begin(), legs_.end(), [&](const auto& leg) {
+                return (leg->found || leg->detached) && leg->uuid == slot.leg;
+            });
+            lacking += slot.role == Role::up && !here ? 1 : 0;
+        }
+        judgement.proven = judgement.proven || (all_read && lacking <= empty);
+        return judgement;
+    };
+    Judgement judgement = weigh(witness_);
+    if (!judgement.proven && witness_) {
+        // The legs may know more than we do, but not less.
+        judgement = weigh(std::nullopt);
+        const bool behind = judgement.newest < 0 ||
+                            found[static_cast<std::size_t>(judgement.newest)]->events < witness_->events;
+        judgement.proven = judgement.proven && !behind;
+    }
+    bool any_up = false;
+    for (std::size_t i = 0; i < legs.size(); ++i) {
+        if (judgement.verdicts[i] == Verdict::up && legs[i]->detached) {
+            judgement.verdicts[i] = Verdict::detached;
+        }
+        any_up = any_up || judgement.verdicts[i] == Verdict::up;
+    }
+    judgement.proven = judgement.proven && any_up;
     if (forced != nullptr) {
         for (std::size_t i = 0; i < legs.size(); ++i) {
             judgement.newest = legs[i] == forced ? static_cast<int>(i) : judgement.newest;
@@ -209,24 +248,6 @@ void Mirror::try_start() {
         judgement.diverged = false;
         judgement.verdicts.fill(Verdict::old);
         judgement.verdicts[static_cast<std::size_t>(judgement.newest)] = Verdict::up;
-    } else if (judgement.newest >= 0) {
-        const Superblock& newest = *found[static_cast<std::size_t>(judgement.newest)];
-        std::uint32_t empty = 0;
-        for (const auto& leg : legs_) {
-            const int slot = leg->detached && leg->uuid != Uuid{} ? newest.slot_of(leg->uuid) : -1;
-            believe |= slot >= 0 ? 1u << slot : 0;
-            empty += leg->state == LegState::found && !leg->found ? 1 : 0;
-            empty += leg->detached && leg->uuid == Uuid{} ? 1 : 0;
-        }
-        judgement = judge_legs(found, witness_, believe);
-        std::uint32_t lacking = 0;
-        for (const Superblock::Slot& slot : newest.slots) {
-            const bool here = std::any_of(legs_.begin(), legs_.end(), [&](const auto& leg) {
-                return slot.role == Role::up && (leg->found || leg->detached) && leg->uuid == slot.leg;
-            });
-            lacking += slot.role == Role::up && !here ? 1 : 0;
-        }
-        judgement.proven = judgement.proven || (all_read && lacking <= empty);
     }
     // A leg that is about to be there need not become stale, and may have something to say.
     const bool soon = forced == nullptr && awaited != 0 && environment_.reactor.now() < patient_until_;
@@ -278,6 +299,9 @@ void Mirror::try_start() {
         events = superblock != nullptr ? std::max(events, superblock->events) : events;
     }
     events_ = forced != nullptr ? events + 1 : events;
+    start_events_ = newest.events;
+    commit_id_ = newest.commit;
+    commit_table_ = newest.slots;
     for (std::size_t i = 0; i < legs.size(); ++i) {
         Leg& leg = *legs[i];
         leg.slot = -1;
@@ -287,6 +311,8 @@ void Mirror::try_start() {
         }
         leg.slot = slot;
         leg.layout = *place(geometry_, leg.bytes);
+        leg.agreed = leg.found->events;
+        leg.next = 0;
         if (judgement.verdicts[i] == Verdict::up) {
             leg.state = LegState::up;
             leg.reason.clear();
@@ -341,8 +367,8 @@ void Mirror::try_create() {
     }
     geometry_ = geometry;
     map_.reset(geometry_);
-    table_ = {};
-    events_ = 0;
+    table_ = commit_table_ = {};
+    events_ = commit_id_ = start_events_ = 0;
     std::uint32_t slot = 0;
     for (const auto& leg : legs_) {
         leg->slot = static_cast<int>(slot);
@@ -350,7 +376,7 @@ void Mirror::try_create() {
         leg->layout = *place(geometry_, leg->bytes);
         leg->forced = false;
         const bool up = leg.get() == source || (all_empty && spec_.mirror.assume_clean);
-        table_[slot] = {leg->uuid, up ? Role::up : Role::stale};
+        table_[slot] = {leg->uuid, up ? Role::up : Role::stale, 0, 0};
         leg->state = up ? LegState::up : LegState::stale;
         if (!up) {
             map_.miss_everything(leg->bit());
@@ -604,9 +630,8 @@ void Mirror::join(Leg& leg, bool everything) {
         return;
     }
     if (leg.slot < 0) {
-        const int slot = leg.found ? current_table().slot_of(leg.found->leg) : -1;
-        leg.slot = slot;
-        if (slot < 0 && !bind_slot(leg)) {
+        leg.slot = leg.found ? current_table().slot_of(leg.found->leg) : -1;
+        if (leg.slot < 0 && !bind_slot(leg)) {
             leg.slot = -1;
             refuse(leg, "the table of the volume is full");
             return;
@@ -620,7 +645,12 @@ void Mirror::join(Leg& leg, bool everything) {
     leg.reason.clear();
     leg.map_needed = true;
     leg.map_written = leg.table_written = false;
-    table_[static_cast<std::size_t>(leg.slot)] = {leg.uuid, Role::stale};
+    Superblock::Slot& slot = table_[static_cast<std::size_t>(leg.slot)];
+    if (slot.leg != leg.uuid) {
+        slot = {leg.uuid, Role::stale, 0, 0};
+        leg.agreed = leg.next = 0;
+    }
+    slot.role = Role::stale;
     if (everything) {
         map_.miss_everything(leg.bit());
     } else {
@@ -687,6 +717,9 @@ void Mirror::lose(const std::string& reason) {
             Op& op = *list->first;
             list->remove(op);
             release_piece(op);
+            if (op.done_bytes != 0 && op.done_bytes == op.above->length) {
+                op.done_bytes -= op.length;  // its last piece was done, but not answered for
+            }
             park_or_fail(op);
         }
     }

@@ -23,6 +23,8 @@ struct DiskSlot {
     std::uint8_t leg[16];
     std::uint8_t role;
     std::uint8_t reserved[15];
+    base::le64 agreed;
+    base::le64 next;
 };
 
 struct DiskSuperblock {
@@ -41,11 +43,13 @@ struct DiskSuperblock {
     base::le32 reserved0;
     base::le64 map_offset;
     base::le64 checksum_offset;
-    std::uint8_t reserved1[144];
+    base::le64 commit;
+    base::le64 previous;
+    std::uint8_t reserved1[128];
     DiskSlot slots[legs_max];
-    std::uint8_t reserved2[3584];
+    std::uint8_t reserved2[3456];
 };
-static_assert(sizeof(DiskSlot) == 32 && sizeof(DiskSuperblock) == superblock_bytes);
+static_assert(sizeof(DiskSlot) == 48 && sizeof(DiskSuperblock) == superblock_bytes);
 
 std::uint64_t round_up(std::uint64_t value) { return (value + alignment - 1) / alignment * alignment; }
 
@@ -147,11 +151,15 @@ void encode(const Superblock& superblock, std::uint64_t leg_bytes,
     disk.region_bytes = superblock.geometry.region_bytes;
     disk.block_bytes = superblock.geometry.block_bytes;
     disk.flags = superblock.geometry.checksums ? flag_checksums : 0;
+    disk.commit = superblock.commit;
+    disk.previous = superblock.previous;
     disk.map_offset = layout.map_offset;
     disk.checksum_offset = layout.checksum_offset;
     for (std::size_t i = 0; i < legs_max; ++i) {
         std::memcpy(disk.slots[i].leg, superblock.slots[i].leg.data(), sizeof(disk.slots[i].leg));
         disk.slots[i].role = static_cast<std::uint8_t>(superblock.slots[i].role);
+        disk.slots[i].agreed = superblock.slots[i].agreed;
+        disk.slots[i].next = superblock.slots[i].next;
     }
     disk.crc = crc_of(disk);
     std::memcpy(out.data(), &disk, sizeof(disk));
@@ -171,6 +179,8 @@ std::optional<Superblock> decode(std::span<const std::byte, superblock_bytes> in
     Superblock superblock;
     superblock.sequence = disk.sequence;
     superblock.events = disk.events;
+    superblock.commit = disk.commit;
+    superblock.previous = disk.previous;
     std::memcpy(superblock.volume.data(), disk.volume, sizeof(disk.volume));
     std::memcpy(superblock.leg.data(), disk.leg, sizeof(disk.leg));
     superblock.geometry = {disk.data_bytes, disk.region_bytes, disk.block_bytes,
@@ -193,6 +203,8 @@ std::optional<Superblock> decode(std::span<const std::byte, superblock_bytes> in
         Superblock::Slot& slot = superblock.slots[i];
         slot.role = static_cast<Role>(disk.slots[i].role);
         std::memcpy(slot.leg.data(), disk.slots[i].leg, slot.leg.size());
+        slot.agreed = disk.slots[i].agreed;
+        slot.next = disk.slots[i].next;
         if (slot.role == Role::none) {
             slot = {};
             continue;

@@ -73,10 +73,17 @@ struct Superblock {
     struct Slot {
         Uuid leg{};
         Role role = Role::none;
+        // Of a leg that is not up: the last commit that it is known to have recorded, and the identity of the
+        // next one if it may have that, too (0: it was not sent one). A leg that has recorded anything else
+        // as one that is up went on by itself.
+        std::uint64_t agreed = 0;
+        std::uint64_t next = 0;
         bool operator==(const Slot&) const = default;
     };
     std::uint64_t sequence = 0;  // of the copies on this leg
-    std::uint64_t events = 0;    // of the volume: grows with each change of the table
+    std::uint64_t events = 0;    // of the volume: grows by one with each commit of the table
+    std::uint64_t commit = 0;    // identity of the commit, drawn at random
+    std::uint64_t previous = 0;  // and of the one before it
     Uuid volume{};
     Uuid leg{};
     Geometry geometry;

@@ -8,7 +8,9 @@
 // Map pages go out in batches, one at a time: whoever comes while one is under way is in the next. So a page
 // is never written twice at once, and one write serves all that wait.
 
-#include <bit>
+#include <sys/random.h>
+
+#include <algorithm>
 #include <utility>
 
 #include "block/mirror/mirror.h"
@@ -19,6 +21,13 @@ namespace {
 
 // A region that was not written for one to two of these is flushed and taken off the map.
 constexpr base::Nanoseconds sweep_interval = base::second;
+
+std::uint64_t new_commit_id() {
+    std::uint64_t id = 0;
+    while (getrandom(&id, sizeof(id), 0) != static_cast<ssize_t>(sizeof(id)) || id == 0) {
+    }
+    return id;
+}
 
 }  // namespace
 
@@ -36,21 +45,53 @@ void Mirror::commit() {
     committing_ = true;
     commit_version_ = wanted_version_;
     commit_epoch_ = epoch_;
+    commit_events_ = events_ + 1;
     ++events_;
+    previous_id_ = std::exchange(commit_id_, new_commit_id());
     commit_old_up_ = mask_of(LegState::up);
     commit_promoting_ = mask_of(LegState::promoting);
     commit_sent_ = commit_ok_ = 0;
+    for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
+        const Superblock::Slot& before = commit_table_[slot];
+        const bool was_up = before.role == Role::up && before.leg == table_[slot].leg;
+        if (was_up && table_[slot].role != Role::up) {
+            const Leg* const leg = leg_of_slot(slot);
+            const bool known = leg != nullptr && leg->uuid == before.leg && leg->agreed != 0;
+            table_[slot].agreed = known ? leg->agreed : start_events_;
+            table_[slot].next = known ? leg->next : 0;
+        }
+    }
     commit_table_ = table_;
+    // Whatever becomes of this commit, a leg may have it from here on: whom it calls stale is no witness.
+    for (std::size_t slot = 0; slot < legs_max && witness_; ++slot) {
+        if (commit_table_[slot].role != Role::up) {
+            witness_->slots[slot] = {};
+        }
+    }
+    commit_later_ = 0;
+    for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
+        const bool rises = (commit_promoting_ & (1u << slot)) != 0 && commit_table_[slot].role == Role::up;
+        commit_later_ |= rises ? 1u << slot : 0;
+    }
+    commit_to(~commit_later_);
+}
+
+void Mirror::commit_to(std::uint32_t slots) {
     ++commit_outstanding_;
     for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
         Leg* const leg = leg_of_slot(slot);
-        if (leg == nullptr || !leg->keeps_metadata() || commit_epoch_ != epoch_) {
+        const bool wanted = (slots & (1u << slot)) != 0 && leg != nullptr && leg->keeps_metadata();
+        if (!wanted || commit_epoch_ != epoch_) {
             continue;
         }
         Superblock superblock = current_table();
         superblock.slots = commit_table_;
+        superblock.events = commit_events_;
         superblock.leg = leg->uuid;
+        superblock.commit = commit_id_;
+        superblock.previous = previous_id_;
         superblock.sequence = ++leg->sequence;
+        leg->next = commit_id_;
         Buffer* const buffer = buffers_.take(superblock_bytes);
         encode(superblock, leg->bytes,
                std::span<std::byte, superblock_bytes>(buffer->data, superblock_bytes));
@@ -67,12 +108,22 @@ void Mirror::commit() {
             [this, slot](Leg&, Status status) {
                 commit_ok_ |= status == Status::ok ? 1u << slot : 0;
                 if (--commit_outstanding_ == 0) {
-                    committed();
+                    commit_reached();
                 }
             });
         buffers_.release(*buffer);
     }
     if (--commit_outstanding_ == 0) {
+        commit_reached();
+    }
+}
+
+// Legs that become up are told so after one that was up before has recorded it.
+void Mirror::commit_reached() {
+    const std::uint32_t later = std::exchange(commit_later_, 0);
+    if (later != 0 && commit_epoch_ == epoch_ && (commit_old_up_ & commit_ok_) != 0) {
+        commit_to(later);
+    } else {
         committed();
     }
 }
@@ -96,6 +147,8 @@ void Mirror::committed() {
                 fail_leg(*leg, "it could not record the state of the volume");
             } else {
                 leg->table_written = true;
+                leg->agreed = commit_events_;
+                leg->next = 0;
                 if (leg->state == LegState::promoting && (commit_promoting_ & bit) != 0 &&
                     commit_table_[slot].role == Role::up) {
                     leg->state = LegState::up;

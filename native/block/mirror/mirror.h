@@ -66,6 +66,8 @@ struct Leg {
     std::optional<Superblock> found;
     bool empty = false;  // read: zeroes where content would be
     std::uint64_t sequence = 0;
+    std::uint64_t agreed = 0;  // the last commit that it recorded; 0: none that is known
+    std::uint64_t next = 0;    // a commit that it may have recorded since
 
     bool detached = false;    // by command: not taken back on its own
     bool wanted = false;      // by command: taken back although the table calls it detached
@@ -235,6 +237,8 @@ class Mirror final : public Device {
     // metadata.cc
     void table_changed();
     void commit();
+    void commit_to(std::uint32_t slots);
+    void commit_reached();
     void committed();
     void commit_settled();
     bool settled() const { return durable_version_ == wanted_version_; }
@@ -304,6 +308,9 @@ class Mirror final : public Device {
     Geometry geometry_;
     std::array<Superblock::Slot, legs_max> table_{};
     std::uint64_t events_ = 0;
+    std::uint64_t commit_id_ = 0;
+    std::uint64_t previous_id_ = 0;
+    std::uint64_t start_events_ = 0;  // of the superblock that the volume was started from
     std::optional<Witness> witness_;
     RegionMap map_;
     ExtentLock extents_;
@@ -336,12 +343,14 @@ class Mirror final : public Device {
     std::uint64_t wanted_version_ = 0;
     std::uint64_t durable_version_ = 0;
     std::uint64_t commit_version_ = 0;
+    std::uint64_t commit_events_ = 0;
     bool committing_ = false;
     std::uint32_t commit_outstanding_ = 0;
     std::uint32_t commit_ok_ = 0;
     std::uint32_t commit_sent_ = 0;
     std::uint32_t commit_old_up_ = 0;
     std::uint32_t commit_promoting_ = 0;
+    std::uint32_t commit_later_ = 0;
     std::array<Superblock::Slot, legs_max> commit_table_{};
     std::uint64_t epoch_ = 0;  // grows when the volume is lost: what began before counts no more
     std::uint64_t commit_epoch_ = 0;

@@ -20,21 +20,22 @@ Verdict judge_leg(const Superblock& leg, const Superblock& newest) {
     if (slot < 0) {
         return Verdict::removed;
     }
-    const Role role = newest.slots[static_cast<std::size_t>(slot)].role;
+    const Superblock::Slot& recorded = newest.slots[static_cast<std::size_t>(slot)];
+    const Role role = recorded.role;
     if (role == Role::up) {
-        return leg.events + 1 >= newest.events ? Verdict::up : Verdict::old;
+        const bool same = leg.events == newest.events && leg.commit == newest.commit;
+        const bool one_behind = leg.events + 1 == newest.events && leg.commit == newest.previous;
+        if (same || one_behind) {
+            return Verdict::up;
+        }
+        return leg.events + 1 < newest.events ? Verdict::old : Verdict::diverged;
     }
     const int own = leg.slot_of(leg.leg);
-    if (leg.slots[static_cast<std::size_t>(own)].role == Role::up) {
-        for (const Superblock::Slot& other : leg.slots) {
-            if (other.role == Role::none || other.role == Role::up) {
-                continue;
-            }
-            const int there = newest.slot_of(other.leg);
-            if (there >= 0 && newest.slots[static_cast<std::size_t>(there)].role == Role::up) {
-                return Verdict::diverged;
-            }
-        }
+    const bool was_up = leg.slots[static_cast<std::size_t>(own)].role == Role::up;
+    const bool may_have_next =
+        leg.events == recorded.agreed + 1 && recorded.next != 0 && leg.commit == recorded.next;
+    if (was_up && leg.events > recorded.agreed && !may_have_next) {
+        return Verdict::diverged;
     }
     return role == Role::detached ? Verdict::detached : Verdict::stale;
 }

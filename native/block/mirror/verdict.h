@@ -7,8 +7,8 @@
 // something. Who knows that nobody else went on (a witness: this process, which had the volume before) need
 // not wait.
 //
-// A leg that misses something, and itself says that one of those that are up does, went on alone: the two
-// histories have diverged, and only a person can choose.
+// A leg that misses something, but has recorded a commit as one that is up which those that are up know
+// nothing of, went on alone: the two histories have diverged, and only a person can choose.
 #pragma once
 
 #include <array>

@@ -1,0 +1,539 @@
+// A mirror whose legs fail, vanish and come back, whose process dies and whose power is cut, at random
+// moments in virtual time. What a host was told must hold: acknowledged changes are read back while the
+// machine runs, durable ones after a power cut, whatever legs are there; a leg that may be behind is not
+// served from; and in the end all legs are equal.
+//
+// KEEL_SEED: the first seed (printed). KEEL_ROUNDS: how many rounds, each with the next seed.
+
+#include <doctest/doctest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "block/mirror/format.h"
+#include "durability_model.h"
+#include "testing/block_rig.h"
+#include "testing/sim_kernel.h"
+
+namespace {
+
+using block::Action;
+using block::Status;
+using simulation::DurabilityModel;
+using testing::SimKernel;
+
+constexpr std::uint32_t block_bytes = 4096;
+constexpr std::uint32_t sector_bytes = SimKernel::sector_bytes;
+constexpr std::uint32_t blocks = 48;
+constexpr std::uint64_t data_bytes = std::uint64_t{blocks} * block_bytes;
+constexpr std::uint32_t region_bytes = 16384;
+constexpr std::uint32_t request_blocks_max = 5;
+constexpr std::size_t depth = 8;
+
+struct Tally {
+    std::uint64_t cuts = 0;
+    std::uint64_t deaths = 0;
+    std::uint64_t losses = 0;
+    std::uint64_t returns = 0;
+    std::uint64_t hidden = 0;
+    std::uint64_t refusals = 0;  // the volume was not served, rightly
+    std::uint64_t acknowledged = 0;
+    std::uint64_t failed = 0;
+    std::uint64_t reads = 0;
+};
+
+// A leg's medium, and what is wrong with it at present.
+struct Medium {
+    Medium() : descriptor(memfd_create("leg", MFD_CLOEXEC)) {
+        const std::uint64_t bytes =
+            block::mirror::leg_bytes_for(data_bytes, region_bytes, block_bytes, false);
+        CHECK(ftruncate(descriptor, static_cast<off_t>(bytes)) == 0);
+        struct stat status {};
+        fstat(descriptor, &status);
+        inode = status.st_ino;
+    }
+    Medium(const Medium&) = delete;
+    Medium& operator=(const Medium&) = delete;
+    ~Medium() { close(descriptor); }
+    std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor); }
+
+    int descriptor;
+    ino_t inode = 0;
+    bool dead = false;
+    std::uint32_t flaky = 0;  // one of so many operations fails; 0: none
+};
+
+// One life of the process.
+struct Life {
+    Life(SimKernel& kernel, std::vector<std::unique_ptr<Medium>>& media, const block::MirrorSpec& mirror,
+         bool known)
+        : rig(&kernel) {
+        block::DeviceSpec spec;
+        spec.name = "volume";
+        spec.kind = "mirror";
+        spec.mirror = mirror;
+        if (known) {
+            spec.known.size_bytes = data_bytes;
+            spec.known.block_bytes = block_bytes;
+        }
+        for (std::size_t i = 0; i < media.size(); ++i) {
+            block::DeviceSpec leg;
+            leg.name = name_of_leg(i);
+            leg.kind = "file";
+            leg.path = media[i]->path();
+            EK_CHECK(rig.make(leg).ok(), "a leg opens");
+            spec.parts.push_back({leg.name, 0, 0});
+        }
+        auto made = rig.make(spec);
+        EK_CHECK(made.ok(), "the mirror is made");
+        volume = made.value();
+    }
+    static std::string name_of_leg(std::size_t index) {
+        return std::string(1, static_cast<char>('a' + index));
+    }
+
+    std::string detail(const std::string& key) const {
+        block::Details details;
+        volume->tell(details);
+        for (const auto& [name, value] : details) {
+            if (name == key) {
+                const auto* text = std::get_if<std::string>(&value);
+                return text != nullptr ? *text : std::to_string(std::get<std::uint64_t>(value));
+            }
+        }
+        return {};
+    }
+    bool serves() const {
+        const std::string state = volume->health().state;
+        return state == "ok" || state == "degraded" || state == "resyncing";
+    }
+
+    testing::BlockRig rig;
+    block::Device* volume = nullptr;
+};
+
+class Round {
+  public:
+    Round(std::uint64_t seed, Tally& tally)
+        : seed_(seed), tally_(tally), random_(seed), faults_(seed ^ 0xFA), model_(blocks * data_sectors) {
+        const std::size_t legs = 2 + random_() % 2;
+        for (std::size_t i = 0; i < legs; ++i) {
+            media_.push_back(std::make_unique<Medium>());
+        }
+        mirror_.volume.fill(5);
+        mirror_.region_bytes = region_bytes;
+        mirror_.assume_clean = true;
+        mirror_.when_lost =
+            random_() % 2 == 0 ? block::MirrorSpec::WhenLost::freeze : block::MirrorSpec::WhenLost::fail;
+        for (auto& slot : slots_) {
+            slot.round = this;
+        }
+    }
+
+    std::vector<std::string> run() {
+        const std::uint64_t powers = 2 + random_() % 3;
+        for (std::uint64_t power = 0; power < powers && violations_.empty(); ++power) {
+            machine(seed_ * 16 + power, power + 1 == powers);
+        }
+        return violations_;
+    }
+
+  private:
+    static constexpr std::uint32_t data_sectors = block_bytes / sector_bytes;
+
+    struct Slot : block::Request {
+        Round* round = nullptr;
+        bool busy = false;
+        bool counts = false;  // the one that waits for it still lives
+        std::uint64_t value = 0;
+        DurabilityModel::Moment submitted = 0;
+        std::vector<DurabilityModel::Place> places;
+        testing::Pages memory{request_blocks_max * block_bytes};
+    };
+
+    void violate(const std::string& text) { violations_.push_back(text); }
+    bool chance(std::uint32_t one_in) { return random_() % one_in == 0; }
+
+    int fault(const SimKernel::Attempt& attempt) {
+        struct stat status {};
+        if (fstat(attempt.descriptor, &status) != 0) {
+            return 0;
+        }
+        for (const auto& medium : media_) {
+            if (medium->inode == status.st_ino) {
+                return medium->dead || (medium->flaky != 0 && faults_() % medium->flaky == 0) ? EIO : 0;
+            }
+        }
+        return 0;
+    }
+
+    // From power on to power off.
+    void machine(std::uint64_t seed, bool last) {
+        SimKernel::Options options;
+        options.seed = seed;
+        options.short_transfers_percent = 5;
+        options.fault = [this](const SimKernel::Attempt& attempt) { return fault(attempt); };
+        SimKernel kernel(options);
+        // A leg may be away when the machine comes back.
+        for (auto& medium : media_) {
+            medium->dead = false;
+            medium->flaky = 0;
+        }
+        if (known_ && chance(3)) {
+            media_[random_() % media_.size()]->dead = true;
+            ++tally_.hidden;
+        }
+        auto life = std::make_unique<Life>(kernel, media_, mirror_, known_);
+        if (!wait_until_served(*life)) {
+            finish_life(kernel, std::move(life));
+            return;
+        }
+        known_ = true;
+        if (after_cut_) {
+            look_at_everything(*life);
+        }
+        const std::uint64_t steps = 20 + random_() % 200;
+        for (std::uint64_t step = 0; step < steps && violations_.empty(); ++step) {
+            send_random(*life);
+            run_for(*life, random_() % 400 * base::microsecond);
+            disturb(*life);
+            if (chance(60)) {
+                ++tally_.deaths;
+                kernel.end_process();
+                forget_requests();
+                life.reset();
+                kernel.begin_process();
+                life = std::make_unique<Life>(kernel, media_, mirror_, known_);
+                if (!wait_until_served(*life)) {
+                    break;
+                }
+            }
+            if (chance(40)) {
+                run_for(*life, 3 * base::second);
+            }
+        }
+        if (last && violations_.empty()) {
+            converge(*life);
+        }
+        finish_life(kernel, std::move(life));
+    }
+
+    void finish_life(SimKernel& kernel, std::unique_ptr<Life> life) {
+        ++tally_.cuts;
+        kernel.cut_power();
+        forget_requests();
+        model_.power_lost();
+        after_cut_ = true;
+        life.reset();
+    }
+
+    void run_for(Life& life, base::Nanoseconds duration) {
+        const base::Nanoseconds until = life.rig.kernel.now() + duration;
+        do {
+            life.rig.reactor.run_once(until);
+        } while (life.rig.kernel.now() < until);
+    }
+
+    // A volume that is not served although all legs are there is a fault; with a leg away it may be right.
+    bool wait_until_served(Life& life) {
+        for (int second = 0; second < 8 && !life.serves(); ++second) {
+            run_for(life, base::second);
+        }
+        if (life.serves()) {
+            return true;
+        }
+        ++tally_.refusals;
+        for (auto& medium : media_) {
+            medium->dead = false;
+            medium->flaky = 0;
+        }
+        for (int second = 0; second < 30 && !life.serves(); ++second) {
+            run_for(life, base::second);
+        }
+        if (!life.serves()) {
+            const auto health = life.volume->health();
+            violate("with all legs there it is not served: " + health.state + ": " + health.reason);
+            return false;
+        }
+        return true;
+    }
+
+    // --- what goes wrong
+
+    std::size_t legs_dead() const {
+        return static_cast<std::size_t>(
+            std::count_if(media_.begin(), media_.end(), [](const auto& medium) { return medium->dead; }));
+    }
+
+    void disturb(Life& life) {
+        // While legs may differ after a crash, losing the one that is read loses what only it had: two
+        // faults.
+        const bool fragile = life.detail("unequal_bytes") != "0";
+        if (!fragile && chance(25)) {
+            Medium& medium = *media_[random_() % media_.size()];
+            if (chance(3)) {
+                medium.flaky = medium.flaky == 0 ? 8 : 0;
+            } else if (!medium.dead && (legs_dead() + 1 < media_.size() || chance(8))) {
+                medium.dead = true;
+                ++tally_.losses;
+            }
+        }
+        if (chance(20)) {
+            const std::size_t index = random_() % media_.size();
+            media_[index]->dead = false;
+            media_[index]->flaky = 0;
+            ask(life, "attach", index);
+            ++tally_.returns;
+        }
+        if (!fragile && life.serves() && chance(60)) {
+            ask(life, "detach", random_() % media_.size());
+        }
+        if (chance(50)) {
+            life.volume->command({"scrub", {{"repair", "yes"}}}, [](base::Result<void>) {});
+        }
+    }
+
+    void ask(Life& life, const char* verb, std::size_t leg) {
+        life.volume->command({verb, {{"leg", Life::name_of_leg(leg)}}}, [](base::Result<void>) {});
+    }
+
+    // --- the host
+
+    void forget_requests() {
+        for (Slot& slot : slots_) {
+            if (slot.busy && slot.counts) {
+                for (const auto& place : slot.places) {
+                    model_.ended(place, model_.tick(), false, false);
+                }
+                slot.counts = false;
+            }
+        }
+    }
+
+    void send_random(Life& life) {
+        const auto free =
+            std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; });
+        if (free == slots_.end()) {
+            return;
+        }
+        static constexpr Action actions[] = {Action::read,  Action::read,  Action::write,       Action::write,
+                                             Action::write, Action::flush, Action::write_zeroes};
+        Slot& slot = *free;
+        const std::uint32_t count = 1 + static_cast<std::uint32_t>(random_() % request_blocks_max);
+        const auto first = static_cast<std::uint32_t>(random_() % (blocks - count + 1));
+        send(life, slot, actions[random_() % std::size(actions)], first, count);
+    }
+
+    void send(Life& life, Slot& slot, Action action, std::uint32_t first, std::uint32_t count) {
+        slot.busy = slot.counts = true;
+        slot.action = action;
+        slot.offset = std::uint64_t{first} * block_bytes;
+        slot.length = action == Action::flush ? 0 : std::uint64_t{count} * block_bytes;
+        slot.data = slot.memory.data();
+        slot.force_unit_access = action != Action::read && action != Action::flush && chance(4);
+        slot.value = action == Action::write ? ++values_ : 0;
+        slot.places.clear();
+        slot.submitted = model_.tick();
+        if (action == Action::write) {
+            for (std::size_t at = 0; at < slot.length; at += 8) {
+                std::memcpy(slot.data + at, &slot.value, 8);
+            }
+        }
+        if (action == Action::write || action == Action::write_zeroes) {
+            for (std::uint32_t sector = 0; sector < count * data_sectors; ++sector) {
+                slot.places.push_back(
+                    model_.submitted(first * data_sectors + sector, slot.value, slot.submitted));
+            }
+        }
+        slot.done = [](block::Request& request, Status status) {
+            auto& self = static_cast<Slot&>(request);
+            self.busy = false;
+            if (self.counts) {
+                self.counts = false;
+                self.round->answered(self, status);
+            }
+        };
+        life.volume->submit(slot);
+    }
+
+    void answered(Slot& slot, Status status) {
+        const bool ok = status == Status::ok;
+        ++(ok ? tally_.acknowledged : tally_.failed);
+        const auto moment = model_.tick();
+        for (const auto& place : slot.places) {
+            model_.ended(place, moment, ok, slot.force_unit_access);
+        }
+        if (ok && slot.action == Action::flush) {
+            model_.flushed(slot.submitted);
+        }
+        if (ok && slot.action == Action::read) {
+            ++tally_.reads;
+            each_sector(slot, [&](std::uint32_t sector, std::uint64_t value) {
+                if (!model_.may_be_read(sector, value, slot.submitted)) {
+                    violate("sector " + std::to_string(sector) + " reads " + std::to_string(value) +
+                            ", which is not its content");
+                }
+            });
+        }
+    }
+
+    template <typename Check>
+    void each_sector(Slot& slot, Check check) {
+        for (std::uint64_t at = 0; at < slot.length && violations_.empty(); at += sector_bytes) {
+            std::uint64_t words[sector_bytes / 8];
+            std::memcpy(words, slot.data + at, sector_bytes);
+            const auto sector = static_cast<std::uint32_t>((slot.offset + at) / sector_bytes);
+            if (std::any_of(std::begin(words), std::end(words),
+                            [&](auto word) { return word != words[0]; })) {
+                violate("sector " + std::to_string(sector) + " is a mixture");
+            }
+            check(sector, words[0]);
+        }
+    }
+
+    // After a power cut: whatever is found must be allowed, and from then on it is the content.
+    void look_at_everything(Life& life) {
+        after_cut_ = false;
+        for (std::uint32_t block = 0; block < blocks && violations_.empty(); ++block) {
+            testing::TestRequest request;
+            request.length = block_bytes;
+            request.offset = std::uint64_t{block} * block_bytes;
+            Slot& slot = slots_[0];
+            request.data = slot.data = slot.memory.data();
+            life.volume->submit(request);
+            for (int i = 0; i < 100 && request.completed == 0; ++i) {
+                run_for(life, base::second);
+            }
+            if (request.completed == 0 || request.status != Status::ok) {
+                violate("block " + std::to_string(block) + " cannot be read after a power cut");
+                if (request.completed == 0) {
+                    life.volume->cancel(request);
+                    run_for(life, base::second);
+                }
+                return;
+            }
+            slot.offset = request.offset;
+            slot.length = block_bytes;
+            each_sector(slot, [&](std::uint32_t sector, std::uint64_t value) {
+                if (!model_.may_be_on_medium(sector, value)) {
+                    violate("sector " + std::to_string(sector) + " holds " + std::to_string(value) +
+                            " after a power cut: what was durable is lost");
+                }
+                model_.found(sector, value);
+            });
+        }
+    }
+
+    // All legs are there again: they become equal, and hold what was acknowledged.
+    void converge(Life& life) {
+        for (std::size_t i = 0; i < media_.size(); ++i) {
+            media_[i]->dead = false;
+            media_[i]->flaky = 0;
+        }
+        for (int second = 0; second < 60; ++second) {
+            for (std::size_t i = 0; i < media_.size(); ++i) {
+                ask(life, "attach", i);
+            }
+            run_for(life, base::second);
+            const bool idle =
+                std::none_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.busy; });
+            if (idle && life.volume->health().state == "ok" && life.detail("dirty_bytes") == "0") {
+                break;
+            }
+        }
+        if (life.volume->health().state != "ok" || life.detail("dirty_bytes") != "0") {
+            violate("the legs do not become equal: " + life.volume->health().state + ", " +
+                    life.volume->health().reason + ", dirty " + life.detail("dirty_bytes"));
+            return;
+        }
+        for (const Slot& slot : slots_) {
+            if (slot.busy) {
+                violate("a request is never answered");
+                return;
+            }
+        }
+        std::vector<std::byte> contents[8];
+        for (std::size_t i = 0; i < media_.size(); ++i) {
+            contents[i].resize(data_bytes);
+            EK_CHECK(pread(media_[i]->descriptor, contents[i].data(), data_bytes, 0) ==
+                         static_cast<ssize_t>(data_bytes),
+                     "a medium is read");
+            if (contents[i] != contents[0]) {
+                violate("legs differ in the end");
+            }
+        }
+        for (std::uint32_t sector = 0; sector < blocks * data_sectors && violations_.empty(); ++sector) {
+            std::uint64_t value = 0;
+            std::memcpy(&value, contents[0].data() + std::size_t{sector} * sector_bytes, 8);
+            if (!model_.may_be_read(sector, value, model_.tick())) {
+                violate("sector " + std::to_string(sector) + " holds " + std::to_string(value) +
+                        " in the end");
+            }
+        }
+    }
+
+    std::uint64_t seed_;
+    Tally& tally_;
+    std::mt19937_64 random_;
+    std::mt19937_64 faults_;
+    DurabilityModel model_;
+    std::vector<std::unique_ptr<Medium>> media_;
+    block::MirrorSpec mirror_;
+    bool known_ = false;
+    bool after_cut_ = false;
+    std::uint64_t values_ = 0;
+    std::array<Slot, depth> slots_;
+    std::vector<std::string> violations_;
+};
+
+std::uint64_t number(const char* variable, std::uint64_t otherwise) {
+    const char* const text = std::getenv(variable);
+    return text != nullptr && *text != 0 ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a mirror loses nothing and mixes nothing, whatever happens to its legs, its process and its power") {
+    const std::uint64_t seed = number("KEEL_SEED", std::random_device{}());
+    const std::uint64_t rounds = number("KEEL_ROUNDS", 60);
+    std::printf("mirror: KEEL_SEED=%llu KEEL_ROUNDS=%llu\n", static_cast<unsigned long long>(seed),
+                static_cast<unsigned long long>(rounds));
+    std::fflush(stdout);
+    Tally tally;
+    for (std::uint64_t round = 0; round < rounds; ++round) {
+        CAPTURE(seed + round);
+        const auto violations = Round(seed + round, tally).run();
+        for (const std::string& violation : violations) {
+            FAIL_CHECK("KEEL_SEED=" << seed + round << " KEEL_ROUNDS=1: " << violation);
+        }
+        if (!violations.empty()) {
+            break;
+        }
+    }
+    std::printf(
+        "%llu cuts, %llu deaths, %llu legs lost, %llu taken back, %llu hidden at power on, "
+        "%llu times rightly not served, %llu acknowledged, %llu failed, %llu reads\n",
+        static_cast<unsigned long long>(tally.cuts), static_cast<unsigned long long>(tally.deaths),
+        static_cast<unsigned long long>(tally.losses), static_cast<unsigned long long>(tally.returns),
+        static_cast<unsigned long long>(tally.hidden), static_cast<unsigned long long>(tally.refusals),
+        static_cast<unsigned long long>(tally.acknowledged), static_cast<unsigned long long>(tally.failed),
+        static_cast<unsigned long long>(tally.reads));
+    if (rounds >= 30) {
+        CHECK(tally.cuts > 0);
+        CHECK(tally.deaths > 0);
+        CHECK(tally.losses > 0);
+        CHECK(tally.returns > 0);
+        CHECK(tally.refusals > 0);
+        CHECK(tally.reads > 0);
+    }
+}

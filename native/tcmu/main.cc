@@ -5,6 +5,7 @@
 // It ends in order when the server closes its end of the lifeline or dies: what the handler has begun is
 // finished first, because a handler that is cut off between two writes may leave its image inconsistent.
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -16,7 +17,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <thread>
 
 #include "tcmu/handler_library.h"
@@ -185,14 +185,15 @@ class Host {
         facts.can_write_same = handler_->writesame != nullptr;
         facts.write_cache = device_.write_cache;
         facts.rotational = 0;
-        const auto service = std::make_unique<Service>(*area_, *handler_, device_);
-        service_of_process().store(service.get());
+        facts.read_only = handler_->write == nullptr;
+        // Never destroyed: the wish to end may come twice, on two threads.
+        auto* const service = new Service(*area_, *handler_, device_);
+        service_of_process().store(service);
         if (end_is_wished().load()) {
             service->stop();
         }
         service->set_stage(Stage::serving);
         service->run();
-        service_of_process().store(nullptr);
         close();
         return 0;
     }
@@ -243,6 +244,10 @@ int serve(const Options& options) {
     if (area == nullptr) {
         log_line(Level::error, "the memory that was passed is not of this version");
         return 2;
+    }
+    for (const int descriptor : {block::tcmu::area_descriptor, block::tcmu::requests_descriptor,
+                                 block::tcmu::completions_descriptor}) {
+        fcntl(descriptor, F_SETFD, FD_CLOEXEC);  // not for what a handler starts
     }
     struct sigaction action {};
     action.sa_handler = begin_end;

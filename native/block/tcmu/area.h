@@ -56,7 +56,8 @@ struct Facts {
     std::uint8_t can_write_same;
     std::uint8_t write_cache;
     std::uint8_t rotational;
-    std::uint8_t reserved[3];
+    std::uint8_t read_only;
+    std::uint8_t reserved[2];
 };
 static_assert(sizeof(Facts) == 24);
 

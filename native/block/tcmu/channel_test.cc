@@ -194,7 +194,7 @@ TEST_CASE("whatever stands in the tcmu area, no request completes twice and noth
 TEST_CASE("facts of a tcmu handler that cannot be are refused with the reason") {
     const auto channel = made();
     Other other(*channel);
-    const Facts good{1 << 20, 512, 0, 1, 1, 1, 1, 0, {}};
+    const Facts good{1 << 20, 512, 0, 1, 1, 1, 1, 0, 0, {}};
     std::string problem;
     other.area->facts = good;
     CHECK(channel->facts(problem).has_value());

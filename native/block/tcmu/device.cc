@@ -181,6 +181,7 @@ bool Tcmu::adopt(const Facts& facts) {
     description.volatile_cache = facts.can_flush != 0 && facts.write_cache != 0;
     description.can_deallocate = facts.can_unmap != 0;
     description.rotational = facts.rotational != 0;
+    description.read_only = spec_.read_only || facts.read_only != 0;
     set_description(description);
     return true;
 }
@@ -216,6 +217,7 @@ void Tcmu::ended(const std::string& how) {
         return;
     }
     log("error", reason);
+    failed_ = true;
     if (fails_when_lost()) {
         fail_line(Status::internal_error);
     }
@@ -281,7 +283,10 @@ void Tcmu::fail_line(Status status) {
     }
 }
 
-bool Tcmu::fails_when_lost() const { return served_ && spec_.tcmu.when_lost == TcmuSpec::WhenLost::fail; }
+// Before the first process has opened its medium, or failed to, requests wait for it in any case.
+bool Tcmu::fails_when_lost() const {
+    return (served_ || failed_) && spec_.tcmu.when_lost == TcmuSpec::WhenLost::fail;
+}
 
 // --- Requests
 // ---------------------------------------------------------------------------------------------------
@@ -540,7 +545,7 @@ void Tcmu::said(char level, const std::string& line) {
 
 void Tcmu::log(const char* level, const std::string& message) {
     if (environment_.log) {
-        environment_.log(level, "tcmu", describe_device(spec_) + message);
+        environment_.log(level, "tcmu", "device \"" + name() + "\": " + message);
     }
 }
 

@@ -99,6 +99,7 @@ class Tcmu final : public Device, private Process::Listener {
     std::unique_ptr<Process> process_;
     Facts facts_{};
     bool served_ = false;  // in the life of this object
+    bool failed_ = false;  // a process ended without being asked to
     bool foreign_ = false;
     std::string reason_;  // why it does not serve, or did not last
     std::string lost_reason_;

@@ -235,6 +235,35 @@ TEST_CASE("a tcmu handler's error is the request's; its completing twice is noti
     CHECK(detail(device, "starts") == 1);
 }
 
+TEST_CASE("a tcmu process that breaks the rules of the shared memory is ended, and the device goes on") {
+    Faults faults;
+    Device& device = faults.open();
+    TestRequest poison;
+    poison.action = Action::write;
+    poison.length = 4096;
+    poison.data = faults.memory.data();
+    std::strcpy(reinterpret_cast<char*>(poison.data), "break the rules");
+    device.submit(poison);
+    REQUIRE(faults.rig.run_until([&] { return faults.logged("broke the rules"); }));
+    faults.cure();
+    Load load(faults, device);
+    load.settle();
+    REQUIRE(faults.rig.run_until([&] { return poison.completed > 0; }));
+    CHECK(poison.completed == 1);
+    load.verify();
+    CHECK(detail(device, "starts") >= 2);
+}
+
+TEST_CASE("with when_lost: fail, requests wait for the first process, and fail once it could not open") {
+    Faults faults;
+    faults.spec.known = {size_bytes, 512, ""};
+    faults.spec.tcmu.when_lost = TcmuSpec::WhenLost::fail;
+    faults.spec.tcmu.configuration = faults.folder.file("absent");
+    REQUIRE(faults.rig.make(faults.spec).ok());
+    CHECK(faults.rig.run(faults.rig.device("subject"), Action::read, 0, 4096, faults.memory.data()) ==
+          Status::internal_error);
+}
+
 TEST_CASE("a tcmu handler that talks without end leaves only some lines in the log") {
     Faults faults;
     Device& device = faults.open();

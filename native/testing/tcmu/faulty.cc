@@ -1,8 +1,10 @@
 // The handler "faulty": the blocks of a file, and faults on demand. A write whose data begin with one of the
-// markers makes it crash, hang, complete twice, or talk too much; the marker is taken for data once the file
+// markers makes it crash, hang, complete twice, break the rules of the shared memory, or talk too much; the
+// marker is taken for data once the file
 // "<path>.cured" exists. Configuration: the file's path.
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <cstring>
 #include <string>
 
+#include "block/tcmu/area.h"
 #include "tcmu/handler_abi.h"
 
 namespace {
@@ -46,6 +49,21 @@ int faulty_read(tcmu_device* device, tcmur_cmd*, iovec* entries, size_t count, s
     return moved < 0 ? TCMU_STS_RD_ERR : TCMU_STS_OK;
 }
 
+// Completes, in the memory shared with the server, a request that was never sent, and goes no further.
+[[noreturn]] void scribble() {
+    using block::tcmu::Area;
+    auto* area = static_cast<Area*>(
+        mmap(nullptr, sizeof(Area), PROT_READ | PROT_WRITE, MAP_SHARED, block::tcmu::area_descriptor, 0));
+    const std::uint32_t tail = area->completions_tail.load();
+    area->completions[tail % block::tcmu::ring_entries] = {77, 12345, 0, 0};
+    area->completions_tail.store(tail + 1);
+    const std::uint64_t one = 1;
+    (void)!write(block::tcmu::completions_descriptor, &one, sizeof one);
+    for (;;) {
+        pause();
+    }
+}
+
 int faulty_write(tcmu_device* device, tcmur_cmd* cmd, iovec* entries, size_t count, size_t length,
                  off_t offset) {
     const Faulty& faulty = faulty_of(device);
@@ -64,6 +82,9 @@ int faulty_write(tcmu_device* device, tcmur_cmd* cmd, iovec* entries, size_t cou
     }
     if (begins_with("complete twice")) {
         tcmur_cmd_complete(device, cmd, TCMU_STS_OK);
+    }
+    if (begins_with("break the rules")) {
+        scribble();
     }
     if (begins_with("fail now")) {
         return TCMU_STS_WR_ERR;

@@ -53,7 +53,7 @@ const run = (command, args) =>
 
 /** True when the given suites can run. */
 export function setUp(suites) {
-  const guest = suites.some((name) => name === "guest" || name === "crash");
+  const guest = suites.some((name) => ["guest", "crash", "volumes"].includes(name));
   const handlers = guest || suites.includes("unit");
   const packages = [
     ...buildPackages,

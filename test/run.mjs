@@ -9,13 +9,13 @@ import { canFuzz, fuzzTargets, makeArguments, nativeSuites } from "../scripts/na
 import { setUp } from "../scripts/setup-test.mjs";
 import { filesBelow, root, sources } from "../scripts/sources.mjs";
 
-const ladder = ["check", "unit", "fuzz", "protocol", "guest", "crash", "sim"];
+const ladder = ["check", "unit", "fuzz", "protocol", "guest", "crash", "volumes", "sim"];
 
 /** Run by name only: `npm run test:threads` compiles everything once more. */
 const besides = ["threads"];
 
 /** Suites whose tests need the machine for themselves: one file at a time. */
-const exclusive = new Set(["guest", "crash"]);
+const exclusive = new Set(["guest", "crash", "volumes"]);
 
 const zero = () => ({ passed: 0, failed: 0, skipped: 0 });
 

@@ -27,6 +27,7 @@ export type JobHost = {
   devices(): Promise<readonly DeviceReport[]>;
   isMigrating(device: string): boolean;
   finishMigration(device: string): Promise<void>;
+  abandonMigration(device: string, why: string): Promise<void>;
   startScrub(device: string, repair: boolean): Promise<void>;
 };
 
@@ -76,9 +77,15 @@ export class Jobs {
   }
 
   /** Every running job of a kind about a device. */
-  async endAll(kind: JobKind, device: string, state: Exclude<JobState, "running">): Promise<void> {
+  async endAll(
+    kind: JobKind,
+    device: string,
+    state: Exclude<JobState, "running">,
+    message = "",
+  ): Promise<void> {
     for (const job of this.record.jobs) {
-      if (isRunning(job) && job.kind === kind && job.device === device) await this.end(job.id, state, "");
+      if (isRunning(job) && job.kind === kind && job.device === device)
+        await this.end(job.id, state, message);
     }
   }
 
@@ -154,9 +161,16 @@ export class Jobs {
         continue;
       }
       this.measure(job.id, progress.doneBytes);
-      if (progress.complete) await this.complete(job, progress);
+      if (progress.failed !== null) await this.failed(job, progress.failed);
+      else if (progress.complete) await this.complete(job, progress);
       else if (progress.trouble === notBegun) await this.scrubAgain(job);
     }
+  }
+
+  private async failed(job: Job, why: string): Promise<void> {
+    this.host.log.error({ area: "job", job: job.id, device: job.device }, `job ${job.id} failed: ${why}`);
+    if (job.kind === "migrate") await this.host.abandonMigration(job.device, why);
+    else await this.end(job.id, "failed", why);
   }
 
   /** After a restart, as soon as the mirror serves. */

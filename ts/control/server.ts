@@ -5,21 +5,14 @@
 // is impossible. A change that fails is undone and its record taken back. So after any kill there is the old
 // configuration or the new one.
 
-import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
-import {
-  type Context,
-  complete,
-  completeSettings,
-  type Identities,
-  namespaceKey,
-} from "../config/complete.js";
+import { type Context, complete, completeSettings, namespaceKey } from "../config/complete.js";
 import { dataLost, describeStep, diff, type Step, unchangedCount } from "../config/diff.js";
 import { type Loaded, parseDocument } from "../config/load.js";
 import { isMigrating } from "../config/volume-edit.js";
 import { KeelError, toKeelError } from "../model/errors.js";
-import { isJsonObject, type JsonObject, sameJson, toJson } from "../model/json.js";
-import type { Desired, KnownFacts, LogLevel, Settings, State } from "../model/state.js";
+import { type JsonObject, sameJson, toJson } from "../model/json.js";
+import type { Desired, LogLevel, Settings } from "../model/state.js";
 import type { ServerStatus } from "../model/status.js";
 import type { Adoption, EngineEvent, LastPdus, NativeEngine, Takeover } from "../native/addon.js";
 import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
@@ -32,6 +25,7 @@ import { EventRing } from "./events.js";
 import { Jobs } from "./jobs.js";
 import type { Log } from "./log.js";
 import { Reconciler } from "./reconciler.js";
+import { nameVolumes, rememberIdentities, rememberMedia } from "./remembering.js";
 import { serverStatus } from "./report.js";
 import { Volumes } from "./volumes.js";
 
@@ -74,9 +68,6 @@ export type ChangeResult = {
   /** Keys that take effect at the next start only. */
   readonly needsRestart: string[];
 };
-
-/** States in which a device has its medium. */
-const serving: ReadonlySet<string> = new Set(["ok", "degraded", "resyncing"]);
 
 /** Where a device's content is copied from and to is decided by the copying alone. */
 function refuseMigrating(steps: readonly Step[]): void {
@@ -123,6 +114,7 @@ export class Server {
       devices: async () => (await this.status()).devices,
       isMigrating: (device) => isMigrating(this.raw, device),
       finishMigration: (device) => this.volumes.finishMigration(device),
+      abandonMigration: (device, why) => this.volumes.abandonMigration(device, why),
       startScrub: (device, repair) => this.volumes.startScrub(device, repair),
     });
     this.volumes = new Volumes({
@@ -162,7 +154,7 @@ export class Server {
     if (record.previous !== null || !sameJson(kept, record.changes)) {
       await directory.writeChanges({ changes: kept, previous: null });
     }
-    await this.rememberIdentities(this.desired.state);
+    await rememberIdentities(this.parts.directory, this.desired.state);
     await this.rememberMedia();
     await this.forgetProtections();
     await this.continueGeneration(takeover);
@@ -238,7 +230,7 @@ export class Server {
   private async bringUp(changes: readonly Change[]): Promise<readonly Change[]> {
     const { log } = this.parts;
     const merge = mergeChanges(this.file.raw, changes);
-    await this.nameVolumes(merge.raw);
+    await nameVolumes(this.parts.directory, merge.raw);
     for (const { object } of merge.dropped) {
       log.warn(
         { object },
@@ -278,19 +270,6 @@ export class Server {
     return { ...complete({ ...document, node: settings.node }, { ...context, identities }), settings };
   }
 
-  /** Whatever hosts may see gets an identity that is never derived again. */
-  private async rememberIdentities(state: State): Promise<void> {
-    const { identities } = this.parts.directory;
-    const namespaces = { ...identities.namespaces };
-    const serials = { ...identities.serials };
-    for (const { nqn, serial, namespaces: list } of state.subsystems) {
-      serials[nqn] = serial;
-      for (const { nsid, uuid, nguid } of list) namespaces[namespaceKey(nqn, nsid)] = { uuid, nguid };
-    }
-    const next: Identities = { ...identities, namespaces, serials };
-    if (!sameJson(next, identities)) await this.parts.directory.writeIdentities(next);
-  }
-
   /** Write protection ends with its namespace. */
   private async forgetProtections(): Promise<void> {
     const { directory, log } = this.parts;
@@ -316,6 +295,15 @@ export class Server {
       const reason = toKeelError(thrown).message;
       engine.admit(request, false, reason);
       log.error({ area: "host" }, `${what}, which cannot be kept: ${reason}`);
+    }
+  }
+
+  private async rememberMedia(): Promise<void> {
+    const { directory, engine, log } = this.parts;
+    try {
+      await rememberMedia(directory, engine, this.reconciler.actual, this.desired.state);
+    } catch (thrown) {
+      log.error({}, `what was found out about media is not recorded: ${toKeelError(thrown).message}`);
     }
   }
 
@@ -388,7 +376,7 @@ export class Server {
   private async changeNow(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
     const { directory } = this.parts;
     const loaded = parseDocument(raw, this.desired.settings.node);
-    if (!options.dryRun) await this.nameVolumes(this.raw, raw);
+    if (!options.dryRun) await nameVolumes(this.parts.directory, this.raw, raw);
     const next = this.complete(loaded);
     const inPlace = new Set(options.inPlace ?? []);
     const steps = diff(this.reconciler.actual, next.state, inPlace);
@@ -408,7 +396,7 @@ export class Server {
 
     const before = directory.changes.changes;
     const changes = changesBetween(this.file.raw, raw);
-    await this.rememberIdentities(next.state);
+    await rememberIdentities(this.parts.directory, next.state);
     if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: before });
     try {
       await this.reconciler.strict(next.state, { inPlace, readyMs });
@@ -423,7 +411,7 @@ export class Server {
     if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: null });
     await this.forgetProtections();
     this.report(steps);
-    await this.nameVolumes(raw);
+    await nameVolumes(this.parts.directory, raw);
     await this.rememberMedia();
     this.scheduleRetry();
     return result;
@@ -484,43 +472,6 @@ export class Server {
       await this.reconciler.again(wanted);
       await this.rememberMedia();
     });
-  }
-
-  /**
-   * Each mirror gets a volume of its own when it is first seen; one of the same name later is another volume. What only
-   * `documents` other than these name is forgotten.
-   */
-  private async nameVolumes(...documents: readonly JsonObject[]): Promise<void> {
-    const { directory } = this.parts;
-    const { identities } = directory;
-    const volumes: Record<string, string> = {};
-    for (const { devices } of documents) {
-      if (!isJsonObject(devices)) continue;
-      for (const [name, device] of Object.entries(devices)) {
-        if (isJsonObject(device) && device["mirror"] !== undefined)
-          volumes[name] ??= identities.volumes[name] ?? randomUUID().replaceAll("-", "");
-      }
-    }
-    if (!sameJson(volumes, identities.volumes)) await directory.writeIdentities({ ...identities, volumes });
-  }
-
-  /** What the engine has found out about media, for starts at which they are out of reach. */
-  private async rememberMedia(): Promise<void> {
-    const { directory, engine, log } = this.parts;
-    const { devices } = this.reconciler.actual;
-    if (!devices.some((device) => mediumKey(device) !== null) && Object.keys(directory.media).length === 0)
-      return;
-    try {
-      const seen = new Map<string, KnownFacts>();
-      for (const { name, state, sizeBytes, blockBytes, identity } of (await engine.status()).devices) {
-        if (sizeBytes > 0n && serving.has(state)) seen.set(name, { sizeBytes, blockBytes, identity });
-      }
-      // Devices that could not be made yet keep what is known of them.
-      const media = remembered(directory.media, [...devices, ...this.desired.state.devices], seen);
-      if (media !== directory.media) await directory.writeMedia(media);
-    } catch (thrown) {
-      log.error({}, `what was found out about media is not recorded: ${toKeelError(thrown).message}`);
-    }
   }
 
   private report(steps: readonly Step[]): void {

@@ -103,6 +103,16 @@ export class Volumes {
     if (!isMigrating(this.host.configuration(), device))
       throw new KeelError("E_NOT_FOUND", `device "${device}" is not being copied to another place`);
     await this.host.jobs.endAll("migrate", device, "cancelled");
+    return this.backToSource(device);
+  }
+
+  /** The other place has failed: nobody has noticed, and nobody will. */
+  async abandonMigration(device: string, why: string): Promise<void> {
+    await this.host.jobs.endAll("migrate", device, "failed", why);
+    await this.backToSource(device);
+  }
+
+  private backToSource(device: string): Promise<ChangeResult> {
     const nothing = (): Promise<void> => Promise.resolve();
     return this.host.settle((raw) => endMigration(raw, device, "source"), nothing, nothing);
   }

@@ -4,7 +4,7 @@
 import { type GraphNode, graphOf } from "../model/graph.js";
 import { folded, type Histogram } from "../model/histogram.js";
 import { jobKinds } from "../model/job-kinds.js";
-import type { NamespaceReport, ServerStatus } from "../model/status.js";
+import { isServing, type NamespaceReport, type ServerStatus } from "../model/status.js";
 import { type Labels, MetricsText } from "./text.js";
 
 const nsPerSecond = 1e9;
@@ -46,7 +46,7 @@ function namespaces(text: MetricsText, rows: readonly NamespaceRow[], node: stri
     info({ ...labels, uuid: namespace.uuid, nguid: namespace.nguid, device: namespace.device, node }, 1);
   }
   const up = text.family("keel_namespace_up", "gauge", "1 if hosts can use the namespace.");
-  for (const { labels, namespace } of rows) up(labels, namespace.state === "ok" ? 1 : 0);
+  for (const { labels, namespace } of rows) up(labels, isServing(namespace.state) ? 1 : 0);
   for (const [name, type, help, value] of namespaceFamilies) {
     const sample = text.family(`keel_namespace_${name}`, type, help);
     for (const { labels, namespace } of rows) sample(labels, value(namespace));
@@ -75,7 +75,7 @@ function latencies(text: MetricsText, rows: readonly NamespaceRow[]): void {
 function devices(text: MetricsText, status: ServerStatus): void {
   const up = text.family("keel_device_up", "gauge", "1 if the device works.");
   for (const device of status.devices)
-    up({ device: device.name, kind: device.kind }, device.state === "ok" ? 1 : 0);
+    up({ device: device.name, kind: device.kind }, isServing(device.state) ? 1 : 0);
   const size = text.family("keel_device_size_bytes", "gauge", "Size of the device.");
   for (const device of status.devices) size({ device: device.name }, device.sizeBytes);
   const errors = text.family(

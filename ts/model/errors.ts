@@ -127,6 +127,12 @@ export const errorTable = {
     fix: "use the other kind for this path",
     exit: 1,
   },
+  E_CONFLICT: {
+    text: "it holds something that would be lost",
+    cause: "the device carries content, or belongs to another volume, or went on without the others",
+    fix: "if it may be overwritten: keel mirror attach MIRROR LEG --force",
+    exit: 4,
+  },
   E_FOREIGN: {
     text: "the medium is not the one that was there before",
     cause: "another target, image or disk is found under the same address, or it belongs to another volume",

@@ -1,14 +1,16 @@
 // How far a long operation is, from what the devices tell of themselves.
 
-import type { DeviceReport } from "./status.js";
+import { type DeviceReport, isServing } from "./status.js";
 
 export type Progress = {
   readonly doneBytes: number;
   readonly totalBytes: number;
   /** The device says that nothing is left. */
   readonly complete: boolean;
-  /** Why it cannot go on; empty: it goes on. */
+  /** Why it cannot go on now; empty: it goes on. */
   readonly trouble: string;
+  /** It has ended without success: why. */
+  readonly failed: string | null;
   /** What it found, when it is complete. */
   readonly result: string;
 };
@@ -28,8 +30,9 @@ export function migrationProgress(device: DeviceReport): Progress | null {
   return {
     doneBytes: Math.min(number(device, "copied_bytes") ?? 0, totalBytes),
     totalBytes,
-    complete: state === "copied" || state === "prepared",
-    trouble: device.state === "ok" ? "" : `${device.state} ${device.reason}`.trimEnd(),
+    complete: state === "copied",
+    trouble: isServing(device.state) ? "" : `${device.state} ${device.reason}`.trimEnd(),
+    failed: state === "failed" ? text(device, "reason") : null,
     result: "",
   };
 }
@@ -49,6 +52,7 @@ export function resyncProgress(device: DeviceReport, leg: string): Progress | nu
     doneBytes: Math.max(0, device.sizeBytes - dirty),
     totalBytes: device.sizeBytes,
     complete: state === "up",
+    failed: null,
     trouble: stuck.includes(state) ? `${leg} is ${state}${reason === "" ? "" : `: ${reason}`}` : "",
     result: "",
   };
@@ -66,6 +70,7 @@ export function scrubProgress(device: DeviceReport): Progress | null {
     doneBytes: Math.min(number(device, "scrub.checked_bytes") ?? 0, totalBytes),
     totalBytes,
     complete: state === "idle" && ran,
+    failed: null,
     // The device forgets a scrub with the process that ran it.
     trouble: state === "idle" && !ran ? notBegun : "",
     result: different === 0 ? "no differences" : `${different} block(s) differ, ${repaired} repaired`,

@@ -36,6 +36,11 @@ export type DeviceReport = {
   details: Record<string, string | number>;
 };
 
+const servingStates: ReadonlySet<string> = new Set(["ok", "degraded", "resyncing", "migrating", "copied"]);
+
+/** Whether a device answers requests, although there may be something to say about it. */
+export const isServing = (state: string): boolean => servingStates.has(state);
+
 export type NamespaceReport = {
   nsid: number;
   device: string;

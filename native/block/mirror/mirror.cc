@@ -571,8 +571,8 @@ void Mirror::tell(Details& details) const {
 }  // namespace mirror
 
 MadeDevice make_mirror(Environment& environment, const DeviceSpec& spec) {
-    if (spec.parts.size() < 2 || spec.parts.size() > mirror::legs_max) {
-        return base::Error{"E_INVALID", describe_device(spec) + "a mirror has 2 to " +
+    if (spec.parts.empty() || spec.parts.size() > mirror::legs_max) {
+        return base::Error{"E_INVALID", describe_device(spec) + "a mirror has 1 to " +
                                             std::to_string(mirror::legs_max) + " legs, not " +
                                             std::to_string(spec.parts.size())};
     }

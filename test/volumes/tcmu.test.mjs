@@ -1,0 +1,73 @@
+// A qcow2 image behind the packaged handler, exported, written under verification, and judged by qemu-img.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { built, until } from "./harness/node.mjs";
+import { Scene } from "./harness/scene.mjs";
+
+const handler = "/usr/lib/x86_64-linux-gnu/tcmu-runner/handler_qcow.so";
+const hasImages = (() => {
+  try {
+    execFileSync("qemu-img", ["--version"], { stdio: "ignore" });
+    return true;
+  } catch {
+    return false;
+  }
+})();
+const skip = !built
+  ? "not built: npm run build"
+  : !existsSync(handler)
+    ? `${handler} is not installed`
+    : hasImages
+      ? false
+      : "qemu-img is not installed";
+
+let scene;
+before(() => {
+  if (skip === false) scene = new Scene();
+});
+after(() => scene?.close());
+
+const image = (...args) => execFileSync("qemu-img", args, { encoding: "utf8" });
+
+test("a qcow2 image is written through the target and is whole afterwards", { skip }, async () => {
+  const server = scene.node({ name: "images", keeper: true });
+  const path = server.path("disk.qcow2");
+  image("create", "-f", "qcow2", "-o", "compat=0.10", path, "64M");
+  await server.start({});
+  await server.keel("device", "add", "q", `{tcmu: qcow, path: "${path}", block_size: 512}`);
+  assert.equal((await server.device("q")).sizeBytes, 64 << 20);
+  await server.rpc("keel.set", {
+    path: "subsystems.q",
+    value: { namespaces: [{ id: 1, device: "q" }], hosts: "any" },
+  });
+  const load = scene.load(server, "q", [
+    "--seconds",
+    "0",
+    "--count",
+    "3000",
+    "--verify",
+    "--read-percent",
+    "40",
+    "--depth",
+    "8",
+  ]);
+  await load.more(300);
+  await server.kill();
+  await until(async () => (await server.device("q")).state === "ok", "the handler is there again");
+  assert.equal((await load.ended).errors, 0);
+  await server.keel("device", "suspend", "q");
+  await server.stop();
+  assert.match(image("check", path), /No errors were found/);
+});
+
+test("an unknown handler is refused by name", { skip }, async () => {
+  const server = scene.node({ name: "unknown" });
+  await server.start({});
+  const { status, err } = await server.cli("device", "add", "q", "{tcmu: nosuch, path: /x}");
+  assert.notEqual(status, 0);
+  assert.match(err, /nosuch/);
+  assert.deepEqual(await server.rpc("keel.devices"), []);
+});

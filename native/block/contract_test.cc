@@ -168,6 +168,25 @@ void prepare_degraded_mirror(Bench& bench) {
     broken.block_bytes = bench.spec.block_bytes;
 }
 
+void prepare_parts(Bench& bench, const char* kind) {
+    const bool linear = bench.spec.kind == "linear";
+    const std::uint64_t first = linear ? size_bytes / 4 : size_bytes / 2;
+    for (const std::uint64_t bytes : {first, size_bytes - first}) {
+        DeviceSpec& part = bench.legs.emplace_back();
+        part.name = "part" + std::to_string(bench.legs.size());
+        part.kind = kind;
+        part.block_bytes = bench.spec.block_bytes;
+        part.size_bytes = bytes;
+        part.path = bench.folder.file(part.name);
+        part.create = true;
+        bench.spec.parts.push_back({part.name, 0, 0});
+    }
+    bench.spec.chunk_bytes = 65536;
+}
+
+void prepare_parts_of_ram(Bench& bench) { prepare_parts(bench, "ram"); }
+void prepare_parts_of_files(Bench& bench) { prepare_parts(bench, "file"); }
+
 const Subject subjects[] = {
     {"ram, 512", "ram", 512, prepare_nothing},
     {"ram, 4096", "ram", 4096, prepare_nothing},
@@ -182,6 +201,10 @@ const Subject subjects[] = {
     {"delay over ram", "delay", 512, prepare_delay},
     {"delay over file", "delay", 512, prepare_delay_over_file},
     {"error over ram", "error", 512, prepare_error},
+    {"linear over ram", "linear", 512, prepare_parts_of_ram},
+    {"linear over files", "linear", 4096, prepare_parts_of_files},
+    {"stripe over ram", "stripe", 4096, prepare_parts_of_ram, true, false},
+    {"stripe over files", "stripe", 512, prepare_parts_of_files, true, false},
     {"mirror of ram, 512", "mirror", 512, prepare_mirror_of_ram, true, false},
     {"mirror of ram, 4096", "mirror", 4096, prepare_mirror_of_ram, true, false},
     {"mirror of ram and file", "mirror", 512, prepare_mirror_of_ram_and_file, true, false},
@@ -520,12 +543,15 @@ TEST_CASE("cancelled requests complete once, and cancelling does not disturb the
 
 TEST_CASE("a direct read refers to what a read returns, or to nothing") {
     with_every_kind([](Bench& bench, Device& device) {
-        const bool has_place = bench.spec.kind == "ram" || bench.spec.kind == "null";
+        const std::string& kind = bench.spec.kind;
+        const bool passes_on = kind == "linear" || kind == "stripe" || kind == "migration";
+        const bool has_place =
+            kind == "ram" || kind == "null" || (passes_on && bench.legs.front().kind == "ram");
         const auto place = device.direct_read(8192, 4096);
         REQUIRE(place.has_value() == has_place);
         if (place) {
-            CHECK(place->region == (bench.spec.kind == "ram" ? 3 : 9));
-            CHECK(place->offset == (bench.spec.kind == "ram" ? 8192 : 0));
+            CHECK(place->region == (bench.spec.kind == "null" ? 9 : 3));
+            CHECK(place->offset == (bench.spec.kind == "null" ? 0 : 8192));
         }
         CHECK_FALSE(device.direct_read(size_bytes, 4096).has_value());
         CHECK_FALSE(device.direct_read(4096, ~std::uint64_t{0}).has_value());

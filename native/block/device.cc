@@ -260,6 +260,7 @@ void Device::finish_if_idle() {
 void Device::hand_over(Device& successor) {
     EK_CHECK(suspended() && inside() == 0, "a device is exchanged while requests are inside");
     EK_CHECK(&successor != this, "a device is its own successor");
+    const bool goes_on = !successor.suspended_by(Hold::engine);
     successor.suspend(Hold::engine);
     if (suspended_by(Hold::operators)) {
         successor.suspend(Hold::operators);
@@ -280,7 +281,9 @@ void Device::hand_over(Device& successor) {
         successor.claims_ = &claim;
     }
     successor.tell_listeners();
-    successor.resume(Hold::engine);
+    if (goes_on) {
+        successor.resume(Hold::engine);
+    }
 }
 
 void Device::set_description(const Description& description) {

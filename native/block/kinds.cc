@@ -20,6 +20,8 @@ constexpr Kind kinds[] = {
     {"blockdev", make_blockdev},  // path, block_bytes, read_only, wait_for_lock
     {"delay", make_delay},        // base, read_only, read_delay_us, write_delay_us, flush_delay_us
     {"error", make_error},    // base, read_only, error_actions, error_status, error_offset, _length, _count
+    {"linear", make_linear},  // parts, read_only, known
+    {"stripe", make_stripe},  // parts (whole devices), chunk_bytes, read_only
     {"tcmu", make_tcmu},      // tcmu, read_only; size_bytes and block_bytes where the handler does not know
     {"mirror", make_mirror},  // parts, mirror, read_only, known
 };

@@ -17,6 +17,9 @@ MadeDevice make_file(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_blockdev(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_delay(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_error(Environment& environment, const DeviceSpec& spec);
+MadeDevice make_linear(Environment& environment, const DeviceSpec& spec);
+MadeDevice make_stripe(Environment& environment, const DeviceSpec& spec);
+MadeDevice make_migration(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_tcmu(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_mirror(Environment& environment, const DeviceSpec& spec);
 

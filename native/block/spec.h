@@ -64,6 +64,7 @@ struct MigrationSpec {
     std::string source;  // devices, made before
     std::string destination;
     std::uint64_t bytes_per_second = 0;  // 0: as fast as both allow
+    bool fresh = false;  // it begins now: nothing is copied, and a destination that does not fit is refused
 };
 
 // What was found out when the device was first opened, given back at each later start: a device whose medium

@@ -20,8 +20,10 @@ base::Error no_device(const std::string& name) {
     return {"E_NOT_FOUND", "there is no device \"" + name + "\""};
 }
 
+}  // namespace
+
 // What the specification names, in its order.
-std::vector<std::string> parts_named(const block::DeviceSpec& spec) {
+std::vector<std::string> Engine::parts_named(const block::DeviceSpec& spec) {
     std::vector<std::string> names;
     const auto add = [&](const std::string& name) {
         if (!name.empty()) {
@@ -36,8 +38,6 @@ std::vector<std::string> parts_named(const block::DeviceSpec& spec) {
     add(spec.migration.destination);
     return names;
 }
-
-}  // namespace
 
 Engine::DevicePlace Engine::place_of(const std::string& name) {
     return std::find_if(devices_.begin(), devices_.end(),

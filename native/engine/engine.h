@@ -160,6 +160,16 @@ class Engine {
     // the same block size and at least the same size. If that fails the former is made again.
     void replace_device(const block::DeviceSpec& spec, Done done);
 
+    // migrations.cc: device `name` is copied to another one, made of `destination`, while it serves. From
+    // then on it is of kind `migration` and stands on NAME@source and NAME@destination.
+    void begin_migration(const std::string& name, block::DeviceSpec destination,
+                         std::uint64_t bytes_per_second, Done done);
+    // All is copied and on stable media, and nothing more happens until the commit, which the caller has
+    // stored before; without it the volume goes on by itself after a while.
+    void prepare_migration(const std::string& name, Done done);
+    void commit_migration(const std::string& name, Done done);  // the source is removed
+    void cancel_migration(const std::string& name, Done done);  // the destination is
+
     nvme::Target& target() { return *target_; }
     transport::TcpTransport& transport() { return *transport_; }
     block::Device* find_device(const std::string& name);
@@ -265,12 +275,28 @@ class Engine {
 
     // devices.cc
     struct Exchange;
+    // Something that is asked again and again whether it is so, for a limited time.
+    struct Patience : reactor::Timer {
+        explicit Patience(Engine& engine);
+        Engine& engine;
+        std::function<bool()> condition;
+        std::function<void(bool)> then;
+        base::Nanoseconds limit = 0;
+        bool over = false;
+    };
+    void wait_until(base::Nanoseconds limit, std::function<bool()> condition, std::function<void(bool)> then);
+    void ask_again(Patience& patience);
+    base::Result<block::Device*> migrating_device(const std::string& name);
+    void begin_copy(const std::string& name, std::uint64_t bytes_per_second, const Done& done);
+    void give_up(const std::string& name, const base::Error& why, const Done& done);
+    void end_migration(const std::string& name, bool committed, Done done);
     using DevicePlace = std::vector<std::unique_ptr<block::Device>>::iterator;
     DevicePlace place_of(const std::string& name);
     base::Result<std::unique_ptr<block::Device>> make_device(const block::DeviceSpec& spec);
     base::Result<block::Device*> device_to_change(const std::string& name);
     void begin_change(const std::string& name);
     void end_change(const std::string& name);
+    static std::vector<std::string> parts_named(const block::DeviceSpec& spec);
     bool stands_on(const std::string& upper, const std::string& lower) const;
     void make_successor(const std::shared_ptr<Exchange>& exchange);
     void restore_former(const std::shared_ptr<Exchange>& exchange, const base::Error& why);
@@ -296,7 +322,9 @@ class Engine {
     std::map<std::string, block::DeviceSpec> specs_;  // by the device's name
     std::map<std::string, std::string> failed_;       // closed, and could not be made again: why
     std::set<std::string> changing_;                  // being exchanged: nobody else may begin
-    bool stop_waits_ = false;                         // for the end of the exchanges
+    std::set<std::string> prepared_;                  // migrations that may be committed
+    std::vector<std::unique_ptr<Patience>> patiences_;
+    bool stop_waits_ = false;  // for the end of the exchanges
     std::vector<std::unique_ptr<block::Device>> closing_devices_;
     std::unique_ptr<nvme::Target> target_;
     std::unique_ptr<transport::TcpTransport> transport_;

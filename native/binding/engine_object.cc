@@ -106,6 +106,10 @@ Napi::Function EngineObject::define(Napi::Env env, const Keeper& keeper) {
                            InstanceMethod<&EngineObject::resume_device>("resumeDevice"),
                            InstanceMethod<&EngineObject::replace_device>("replaceDevice"),
                            InstanceMethod<&EngineObject::device_command>("deviceCommand"),
+                           InstanceMethod<&EngineObject::begin_migration>("beginMigration"),
+                           InstanceMethod<&EngineObject::prepare_migration>("prepareMigration"),
+                           InstanceMethod<&EngineObject::commit_migration>("commitMigration"),
+                           InstanceMethod<&EngineObject::cancel_migration>("cancelMigration"),
                            InstanceMethod<&EngineObject::add_subsystem>("addSubsystem"),
                            InstanceMethod<&EngineObject::remove_subsystem>("removeSubsystem"),
                            InstanceMethod<&EngineObject::set_hosts>("setHosts"),
@@ -282,6 +286,38 @@ Napi::Value EngineObject::device_command(Call info) {
         engine.device_command(name, command,
                               [settlement](const base::Result<void>& result) { settlement.settle(result); });
     });
+}
+
+Napi::Value EngineObject::begin_migration(Call info) {
+    return on_reactor(info, [name = text_argument(info, 0), spec = device_spec_of(object_argument(info, 1)),
+                             rate = whole_of(info[2])](engine::Engine& engine, const Settlement& settlement) {
+        engine.begin_migration(name, spec, rate,
+                               [settlement](const base::Result<void>& result) { settlement.settle(result); });
+    });
+}
+
+Napi::Value EngineObject::prepare_migration(Call info) {
+    return on_reactor(
+        info, [name = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
+            engine.prepare_migration(
+                name, [settlement](const base::Result<void>& result) { settlement.settle(result); });
+        });
+}
+
+Napi::Value EngineObject::commit_migration(Call info) {
+    return on_reactor(
+        info, [name = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
+            engine.commit_migration(
+                name, [settlement](const base::Result<void>& result) { settlement.settle(result); });
+        });
+}
+
+Napi::Value EngineObject::cancel_migration(Call info) {
+    return on_reactor(
+        info, [name = text_argument(info, 0)](engine::Engine& engine, const Settlement& settlement) {
+            engine.cancel_migration(
+                name, [settlement](const base::Result<void>& result) { settlement.settle(result); });
+        });
 }
 
 Napi::Value EngineObject::add_subsystem(Call info) {

@@ -30,6 +30,10 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value resume_device(Call info);
     Napi::Value replace_device(Call info);
     Napi::Value device_command(Call info);
+    Napi::Value begin_migration(Call info);
+    Napi::Value prepare_migration(Call info);
+    Napi::Value commit_migration(Call info);
+    Napi::Value cancel_migration(Call info);
     Napi::Value add_subsystem(Call info);
     Napi::Value remove_subsystem(Call info);
     Napi::Value set_hosts(Call info);

@@ -187,6 +187,24 @@ void prepare_parts(Bench& bench, const char* kind) {
 void prepare_parts_of_ram(Bench& bench) { prepare_parts(bench, "ram"); }
 void prepare_parts_of_files(Bench& bench) { prepare_parts(bench, "file"); }
 
+void prepare_migration(Bench& bench, const char* source, const char* destination) {
+    for (const char* kind : {source, destination}) {
+        DeviceSpec& side = bench.legs.emplace_back();
+        side.name = "side" + std::to_string(bench.legs.size());
+        side.kind = kind;
+        side.block_bytes = bench.spec.block_bytes;
+        side.size_bytes = size_bytes;
+        side.path = bench.folder.file(side.name);
+        side.create = true;
+    }
+    bench.spec.migration.source = "side1";
+    bench.spec.migration.destination = "side2";
+}
+
+void prepare_migration_in_ram(Bench& bench) { prepare_migration(bench, "ram", "ram"); }
+void prepare_migration_to_file(Bench& bench) { prepare_migration(bench, "ram", "file"); }
+void prepare_migration_from_file(Bench& bench) { prepare_migration(bench, "file", "ram"); }
+
 const Subject subjects[] = {
     {"ram, 512", "ram", 512, prepare_nothing},
     {"ram, 4096", "ram", 4096, prepare_nothing},
@@ -205,6 +223,9 @@ const Subject subjects[] = {
     {"linear over files", "linear", 4096, prepare_parts_of_files},
     {"stripe over ram", "stripe", 4096, prepare_parts_of_ram, true, false},
     {"stripe over files", "stripe", 512, prepare_parts_of_files, true, false},
+    {"migration in ram", "migration", 4096, prepare_migration_in_ram, true, false},
+    {"migration from ram to file", "migration", 512, prepare_migration_to_file, true, false},
+    {"migration from file to ram", "migration", 512, prepare_migration_from_file, true, false},
     {"mirror of ram, 512", "mirror", 512, prepare_mirror_of_ram, true, false},
     {"mirror of ram, 4096", "mirror", 4096, prepare_mirror_of_ram, true, false},
     {"mirror of ram and file", "mirror", 512, prepare_mirror_of_ram_and_file, true, false},

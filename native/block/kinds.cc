@@ -22,6 +22,7 @@ constexpr Kind kinds[] = {
     {"error", make_error},    // base, read_only, error_actions, error_status, error_offset, _length, _count
     {"linear", make_linear},  // parts, read_only, known
     {"stripe", make_stripe},  // parts (whole devices), chunk_bytes, read_only
+    {"migration", make_migration},  // migration, read_only; its map lies in memory NAME@map
     {"tcmu", make_tcmu},      // tcmu, read_only; size_bytes and block_bytes where the handler does not know
     {"mirror", make_mirror},  // parts, mirror, read_only, known
 };

@@ -227,11 +227,12 @@ void Engine::watch_devices() {
     for (auto& device : devices_) {
         make_pages_huge(*device);
         const block::Device::Health health = health_of(*device);
-        std::string& known = device_states_[device->name()];
-        if (known == health.state || (known.empty() && health.state == "ok")) {
+        // What a device that is well has to say is news, too; reasons of trouble change all the time.
+        const std::string state = health.state == "ok" ? health.reason : health.state;
+        const auto [place, first] = device_states_.try_emplace(device->name());
+        if (std::exchange(place->second, state) == state || (first && health.state == "ok")) {
             continue;
         }
-        known = health.state;
         if (sink_) {
             Event event;
             event.kind = Event::Kind::device;
@@ -292,6 +293,10 @@ base::Result<void> Engine::resume_device(const std::string& name) {
     block::Device* const device = find_device(name);
     if (device == nullptr) {
         return no_device(name);
+    }
+    if (prepared_.erase(name) != 0) {
+        device->resume(block::Device::Hold::engine);  // the migration goes on
+        end_change(name);
     }
     device->resume(block::Device::Hold::operators);
     return {};

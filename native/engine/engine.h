@@ -322,7 +322,8 @@ class Engine {
     std::map<std::string, block::DeviceSpec> specs_;  // by the device's name
     std::map<std::string, std::string> failed_;       // closed, and could not be made again: why
     std::set<std::string> changing_;                  // being exchanged: nobody else may begin
-    std::set<std::string> prepared_;                  // migrations that may be committed
+    std::uint64_t preparations_ = 0;
+    std::map<std::string, std::uint64_t> prepared_;  // migrations that may be committed
     std::vector<std::unique_ptr<Patience>> patiences_;
     bool stop_waits_ = false;  // for the end of the exchanges
     std::vector<std::unique_ptr<block::Device>> closing_devices_;

@@ -229,11 +229,16 @@ void Engine::prepare_migration(const std::string& name, Done done) {
                         done(flushed);
                         return;
                     }
-                    prepared_.insert(name);
+                    const std::uint64_t turn = ++preparations_;
+                    prepared_[name] = turn;
+                    const auto waits = [this, name, turn] {
+                        const auto found = prepared_.find(name);
+                        return found != prepared_.end() && found->second == turn;
+                    };
                     wait_until(
-                        commit_limit, [this, name] { return !prepared_.contains(name); },
-                        [this, name, go_on](bool committed) {
-                            if (!committed) {
+                        commit_limit, [waits] { return !waits(); },
+                        [this, name, go_on, waits](bool) {
+                            if (waits()) {
                                 prepared_.erase(name);
                                 log("warn", "engine",
                                     "device \"" + name + "\": its migration was prepared and not committed");

@@ -144,8 +144,9 @@ void Migration::describe_anew() {
 
 base::Result<std::uint64_t> Migration::resize(std::optional<std::uint64_t> bytes) {
     if (bytes && *bytes != description_.size_bytes) {
-        return base::Error{"E_BUSY", describe_device(spec_) +
-                                         "its size stays while it is copied; finish or cancel the migration"};
+        return base::Error{
+            "E_UNSUPPORTED",
+            describe_device(spec_) + "its size stays while it is copied; finish or cancel the migration"};
     }
     return description_.size_bytes;
 }
@@ -158,9 +159,9 @@ Device::Health Migration::health() const {
         return its;
     }
     if (!reason_.empty()) {
-        return {"migration failed", reason_};
+        return {"failed", "the migration stopped, the source goes on: " + reason_};
     }
-    return {map_.complete() ? "copied" : "migrating", ""};
+    return {"ok", map_.complete() ? "copied" : "being copied"};
 }
 
 std::vector<std::string> Migration::parts() const {

@@ -74,8 +74,12 @@ void Service::take_requests() {
     for (; requests_head_ != tail && !stopping(); ++requests_head_) {
         const RequestEntry entry = area_.requests[requests_head_ % block::tcmu::ring_entries];
         Command& command = commands_[entry.slot % block::tcmu::slots_max];
-        command.entry = entry;
-        prepare(command);
+        {
+            // Its last use has ended by way of the server: for who looks at this process alone, by this lock.
+            const std::lock_guard lock(completions_mutex_);
+            command.entry = entry;
+            prepare(command);
+        }
         if (handler_.nr_threads > 0) {
             const std::lock_guard lock(queue_mutex_);
             queue_.push_back(&command);
@@ -101,6 +105,11 @@ void Service::prepare(Command& command) {
     command.of_handler.requested = command.entry.data_length;
     command.of_handler.done = [](tcmu_device*, tcmur_cmd* cmd, int status) {
         auto& self = *reinterpret_cast<Command*>(cmd);
+        if (self.service->handler_.nr_threads > 0) {
+            // It still uses the command, whose slot must not be given to another request yet.
+            log_line(Level::error, "the handler completed a request itself: only what it returns counts");
+            return;
+        }
         self.service->complete(self, status);
     };
     command.busy.store(true);

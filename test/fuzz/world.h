@@ -139,7 +139,7 @@ class World {
                                 .commands = slots.commands,
                                 .transmit = slots.transmit,
                                 .stream = slots.stream},
-            endpoint);
+            endpoint, options_.digests);
         peer.connection->open(next_id_++);
     }
 

@@ -171,8 +171,11 @@ std::optional<std::uint64_t> KeeperMessage::number(std::string_view key) const {
 }
 
 KeeperSend send_keeper_message(int socket, const KeeperMessage& message, int descriptor) {
-    const std::string_view packet = message.packet();
-    iovec part{const_cast<char*>(packet.data()), packet.size()};
+    return send_packet(socket, message.packet(), descriptor);
+}
+
+KeeperSend send_packet(int socket, std::string_view text, int descriptor) {
+    iovec part{const_cast<char*>(text.data()), text.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
     msghdr header{};
     header.msg_iov = &part;

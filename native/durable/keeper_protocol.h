@@ -9,7 +9,9 @@
 //                           (the same file or socket again is nothing new); kept once it is sent, whatever
 //                           happens to the sender afterwards
 //   FORGET kind= name=      answered by FORGOTTEN; FORGET kind=connection id= is not answered
-//   STANDBY                 warm; waits for GO
+//   STANDBY layout=         warm; waits for GO. layout=other: it cannot read the arena that the active one
+//   uses,
+//                           only what that one describes once it has come to rest
 //   READY                   serves (after GO)
 //   ALIVE source=           reactor, main. A source that has reported once must go on doing so
 //   STATUS text=            for people who ask systemd
@@ -92,6 +94,8 @@ enum class KeeperSend : std::uint8_t {
     failed,  // this message cannot be sent (errno): the descriptor is bad
 };
 KeeperSend send_keeper_message(int socket, const KeeperMessage& message, int descriptor = -1);
+// The same for any text: systemd's datagrams look alike.
+KeeperSend send_packet(int socket, std::string_view text, int descriptor);
 
 struct KeeperReceive {
     enum class Outcome : std::uint8_t { message, nothing, malformed, closed } outcome;

@@ -369,7 +369,9 @@ bool KeeperClient::forget_connection(std::uint64_t id) {
 }
 
 bool KeeperClient::ready() { return send(KeeperMessage("READY")); }
-bool KeeperClient::standby() { return send(KeeperMessage("STANDBY")); }
+bool KeeperClient::standby(bool other_layout) {
+    return send(KeeperMessage("STANDBY").add("layout", other_layout ? "other" : "same"));
+}
 bool KeeperClient::alive_main() { return send(KeeperMessage("ALIVE").add("source", "main")); }
 bool KeeperClient::quiesced() { return send(KeeperMessage("QUIESCED")); }
 bool KeeperClient::stopping() { return send(KeeperMessage("STOPPING")); }

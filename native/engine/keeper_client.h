@@ -104,7 +104,8 @@ class KeeperClient {
     bool forget_listener(std::string_view name);
     bool forget_connection(std::uint64_t id);
     bool ready();
-    bool standby();     // warm, waits for GO
+    // Warm, waits for GO. `other_layout`: it goes on only from a description (carry.h).
+    bool standby(bool other_layout);
     bool alive_main();  // about once a second; the reactor's own is sent by a timer
     bool status(std::string_view text);
     bool restart(std::string_view reason);

@@ -210,7 +210,7 @@ TEST_CASE_FIXTURE(Fixture, "what the server says arrives as it is") {
     CHECK(client->forget_memory("ram a"));
     CHECK(client->forget_listener("main"));
     CHECK(client->forget_connection(12));
-    CHECK(client->standby());
+    CHECK(client->standby(true));
     CHECK(client->ready());
     CHECK(client->status("all well"));
     CHECK(client->restart("new version"));
@@ -223,7 +223,7 @@ TEST_CASE_FIXTURE(Fixture, "what the server says arrives as it is") {
     CHECK(heard_by_keeper() == "FORGET kind=memory name=ram%20a");
     CHECK(heard_by_keeper() == "FORGET kind=listener name=main");
     CHECK(heard_by_keeper() == "FORGET kind=connection id=12");
-    CHECK(heard_by_keeper() == "STANDBY");
+    CHECK(heard_by_keeper() == "STANDBY layout=other");
     CHECK(heard_by_keeper() == "READY");
     CHECK(heard_by_keeper() == "STATUS text=all%20well");
     CHECK(heard_by_keeper() == "RESTART reason=new%20version");

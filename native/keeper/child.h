@@ -83,6 +83,7 @@ class Child {
     bool hello = false;
     bool go_sent = false;
     bool warm = false;
+    bool other_layout = false;  // a standby that cannot go on if the active one just dies
     bool niced = false;
     bool stopping = false;  // it announced its orderly end
     bool memory_end_sent = false;

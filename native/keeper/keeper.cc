@@ -292,7 +292,10 @@ void Keeper::run_deadlines(base::Nanoseconds now) {
         }
     }
     if (due(upgrade_by_)) {
-        if (upgrade_ == Upgrade::quiescing && active_) {
+        if (upgrade_ == Upgrade::quiescing && standby_ && standby_->other_layout) {
+            standby_->kill(KillReason::failed, now);
+            fail_upgrade("the old server did not come to rest, and the new one cannot go on without");
+        } else if (upgrade_ == Upgrade::quiescing && active_) {
             log_.write(Level::warning, "server %d did not come to rest; it is replaced as it is",
                        active_->pid());
             active_->kill(KillReason::upgrade, now);

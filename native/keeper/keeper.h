@@ -66,6 +66,7 @@ class Keeper {
     void schedule_standby(base::Nanoseconds at);
     void start_standby();
     const char* begin_upgrade(const std::string& reason);
+    void upgrade_to_standby();
     void start_candidate();
     void quiesce_active();
     void fail_upgrade(const std::string& reason);
@@ -83,7 +84,7 @@ class Keeper {
     void on_store(Child& child, const durable::KeeperMessage& message, int descriptor);
     void on_forget(Child& child, const durable::KeeperMessage& message);
     void on_ready(Child& child);
-    void on_standby(Child& child);
+    void on_standby(Child& child, const durable::KeeperMessage& message);
     void on_alive(Child& child, const durable::KeeperMessage& message);
     void on_info(Child& child);
     void refuse(Child& child, const durable::KeeperMessage& about, const char* reason);

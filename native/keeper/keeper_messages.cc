@@ -117,7 +117,7 @@ void Keeper::message(Child& child, const KeeperMessage& message, int descriptor)
     } else if (verb == "HELLO" && alive) {
         child.hello = true;
     } else if (verb == "STANDBY" && alive) {
-        on_standby(child);
+        on_standby(child, message);
     } else if (verb == "ALIVE" && alive) {
         on_alive(child, message);
     } else if (verb == "INFO" && alive) {
@@ -253,17 +253,20 @@ void Keeper::on_ready(Child& child) {
     schedule_standby(child.ready_at + options_.standby_delay);
 }
 
-void Keeper::on_standby(Child& child) {
+void Keeper::on_standby(Child& child, const KeeperMessage& message) {
     if (child.go_sent || child.warm) {
         return;
     }
     child.warm = true;
+    child.other_layout = message.value("layout") == "other";
     child.restore_priority();
     log_.write(
         Level::info, "standby server %d is warm, %llu ms after its start", child.pid(),
         static_cast<unsigned long long>((base::monotonic_now() - child.started_at) / base::millisecond));
     if (upgrade_ == Upgrade::warming && active_) {
         quiesce_active();
+    } else if (child.other_layout) {
+        upgrade_to_standby();
     }
 }
 

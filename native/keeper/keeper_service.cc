@@ -226,6 +226,19 @@ const char* Keeper::begin_upgrade(const std::string& reason) {
     return nullptr;
 }
 
+// A newer version was installed, and it lays out its memory differently. Should the active server die now,
+// its connections would be lost with it, so it is replaced while it can still describe them.
+void Keeper::upgrade_to_standby() {
+    if (stopping_ || upgrade_ != Upgrade::none || !active_ || active_->ending_at != 0) {
+        return;
+    }
+    upgrade_reason_ = "another version is installed";
+    log_.write(Level::notice, "planned restart: %s, which cannot take over from a server that died",
+               upgrade_reason_.c_str());
+    standby_at_ = never;
+    quiesce_active();
+}
+
 void Keeper::start_candidate() {
     upgrade_ = Upgrade::warming;
     if (!start_child(Role::standby, false)) {

@@ -9,6 +9,9 @@
 namespace keeper {
 
 void Log::write(Level level, const char* format, ...) {
+    if (level > least_) {
+        return;
+    }
     char line[1024];
     int used = journal_ ? std::snprintf(line, sizeof line, "<%c>keeper: ", static_cast<char>(level))
                         : std::snprintf(line, sizeof line, "keeper: ");

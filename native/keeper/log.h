@@ -8,13 +8,15 @@ enum class Level : char { error = '3', warning = '4', notice = '5', info = '6' }
 
 class Log {
   public:
-    // With `journal`, lines begin with "<level>", which the journal takes as priority.
-    explicit Log(bool journal) : journal_(journal) {}
+    // With `journal`, lines begin with "<level>", which the journal takes as priority. What is less urgent
+    // than `least` is not written.
+    Log(bool journal, Level least) : journal_(journal), least_(least) {}
 
     void write(Level level, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
   private:
     bool journal_;
+    Level least_;
 };
 
 }  // namespace keeper

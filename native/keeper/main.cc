@@ -29,7 +29,7 @@ int main(int count, char** arguments) {
         std::fputs(keeper::usage, stdout);
         return 0;
     }
-    keeper::Log log(std::getenv("JOURNAL_STREAM") != nullptr);
+    keeper::Log log(std::getenv("JOURNAL_STREAM") != nullptr, options.log_least);
     keeper::Keeper keeper(options, log);
     return keeper.run();
 }

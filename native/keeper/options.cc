@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 namespace keeper {
 
@@ -22,6 +23,7 @@ Starts COMMAND (a server), holds its listeners, connections and memory, and star
   --reap-warning=SECONDS    a killed server that has not ended by then is reported (10)
   --standby-delay=SECONDS   the next standby is started this long after the server is ready (0.5)
   --short-life=SECONDS      after several servers in a row that served for less, wait before the next (1; 0: never)
+  --log=LEVEL               error, warning, notice or info: what is written to standard error (info)
   --help
 
 Signals: TERM, INT stop; HUP goes to the server; USR2 asks for a planned restart.
@@ -69,6 +71,20 @@ bool parse_standby(std::string_view text, Standby& result) {
     return true;
 }
 
+bool parse_level(std::string_view text, Level& result) {
+    constexpr std::pair<std::string_view, Level> levels[] = {{"error", Level::error},
+                                                             {"warning", Level::warning},
+                                                             {"notice", Level::notice},
+                                                             {"info", Level::info}};
+    for (const auto& [name, level] : levels) {
+        if (text == name) {
+            result = level;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool parse_count(const std::string& text, std::uint32_t& result) {
     char* end = nullptr;
     const unsigned long count = std::strtoul(text.c_str(), &end, 10);
@@ -87,6 +103,9 @@ bool parse_option(std::string_view name, const std::string& value, Options& opti
     }
     if (name == "--standby") {
         return parse_standby(value, options.standby);
+    }
+    if (name == "--log") {
+        return parse_level(value, options.log_least);
     }
     return name == "--connections-max" && parse_count(value, options.connections_max);
 }

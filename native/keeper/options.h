@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "keeper/log.h"
 
 namespace keeper {
 
@@ -27,7 +28,8 @@ struct Options {
     base::Nanoseconds reap_warning = 10 * base::second;  // from SIGKILL to the end
     base::Nanoseconds standby_delay = 500 * base::millisecond;  // after READY, so that recovery has the CPU
     base::Nanoseconds short_life = base::second;                // see RestartPolicy
-    char** command = nullptr;                                   // ends with a null pointer
+    Level log_least = Level::info;
+    char** command = nullptr;  // ends with a null pointer
 };
 
 // False with `problem` if the arguments are wrong; `help` if they only ask for help.

@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "durable/keeper_protocol.h"
+
 namespace keeper {
 
 namespace {
@@ -90,43 +92,24 @@ bool Systemd::notify(std::string_view text, int descriptor) {
     if (socket_ < 0) {
         return true;
     }
-    iovec part{const_cast<char*>(text.data()), text.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (descriptor >= 0) {
-        header.msg_control = control;
-        header.msg_controllen = sizeof control;
-        cmsghdr* rights = CMSG_FIRSTHDR(&header);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int));
-        std::memcpy(CMSG_DATA(rights), &descriptor, sizeof descriptor);
-    }
-    bool connected_again = false;
-    while (sendmsg(socket_, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-        if (errno == EINTR) {
-            continue;
-        }
-        const bool manager_was_replaced = errno == ECONNREFUSED || errno == ENOTCONN;
-        if (manager_was_replaced && !std::exchange(connected_again, true)) {
-            const int socket = connect_to(path_);
-            if (socket >= 0) {
-                close(socket_);
-                socket_ = socket;
-                continue;
-            }
+    using durable::KeeperSend;
+    KeeperSend outcome = durable::send_packet(socket_, text, descriptor);
+    const bool manager_was_replaced = errno == ECONNREFUSED || errno == ENOTCONN;
+    if (outcome != KeeperSend::sent && manager_was_replaced) {
+        const int socket = connect_to(path_);
+        if (socket >= 0) {
+            close(socket_);
+            socket_ = socket;
+            outcome = durable::send_packet(socket_, text, descriptor);
+        } else {
             errno = ECONNREFUSED;
         }
-        if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS) {
-            return false;
-        }
+    }
+    if (outcome == KeeperSend::closed || outcome == KeeperSend::failed) {
         ++errors_;
         last_errno_ = errno;
-        return true;
     }
-    return true;
+    return outcome != KeeperSend::again;
 }
 
 std::string Systemd::store_text(std::string_view name) {

@@ -1,5 +1,6 @@
 // The server's half of the upgrade tests; see kept_server.h. Lines of its log:
 //   ready PID LAYOUT CARRIED BEGUN EXECUTED PAUSE_US RESTARTS   serves; the pause began with the death
+//   warm PID                                           waits to be needed
 //   refused TEXT                                       a connection could not be taken over
 //   failed TEXT                                        a replacement did not come about
 
@@ -91,6 +92,9 @@ void configure(engine::Engine& engine, const KeptSetup& setup) {
         }
     });
     engine->post([engine, log, setup] {
+        if (engine->standby()) {
+            note(log, "warm " + std::to_string(getpid()));
+        }
         engine->take_over([engine, log, setup](const engine::Takeover&) {
             engine->target().set_admission_hook(nullptr);
             engine->target().set_loading(true);

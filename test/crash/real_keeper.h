@@ -32,6 +32,8 @@ class RealKeeper {
     void ask_for_upgrade();
     // Waits for the next line "ready" behind what was read so far; other lines are kept.
     bool wait_ready(Ready& ready, int milliseconds = 20'000);
+    // Until there is a standby that waits to be needed.
+    bool wait_standby(int milliseconds = 20'000);
     bool wait_failed(int milliseconds = 20'000);
     void kill_server(int pid);
 
@@ -45,6 +47,7 @@ class RealKeeper {
     std::size_t read_ = 0;
     std::uint16_t port_ = 0;
     pid_t keeper_ = -1;
+    int serving_ = 0, warm_ = 0;  // the last that said so
 };
 
 }  // namespace crash

@@ -162,9 +162,13 @@ bool RealKeeper::read_log(Ready* ready) {
     if (what == "refused" || what == "failed") {
         (what == "refused" ? refused : failed).push_back(line);
         *ready = {};
+    } else if (what == "warm") {
+        words >> warm_;
+        *ready = {};
     } else {
         words >> ready->pid >> ready->layout >> ready->carried >> ready->begun >> ready->executed >>
             ready->pause_us >> ready->restarts;
+        serving_ = ready->pid;
     }
     return true;
 }
@@ -180,6 +184,18 @@ bool RealKeeper::wait_ready(Ready& ready, int milliseconds) {
         }
     }
     return false;
+}
+
+bool RealKeeper::wait_standby(int milliseconds) {
+    const base::Nanoseconds deadline =
+        base::monotonic_now() + static_cast<base::Nanoseconds>(milliseconds) * base::millisecond;
+    Ready ready;
+    while ((warm_ == 0 || warm_ == serving_) && base::monotonic_now() < deadline) {
+        if (!read_log(&ready)) {
+            usleep(500);
+        }
+    }
+    return warm_ != 0 && warm_ != serving_;
 }
 
 bool RealKeeper::wait_failed(int milliseconds) {

@@ -173,6 +173,36 @@ TEST_CASE("kills at any moment of a replacement by the same version cost the hos
     check_refused(keeper);
 }
 
+TEST_CASE("a version with another layout that was installed and not restarted takes over in time") {
+    if (!can_run()) {
+        return;
+    }
+    RealKeeper keeper({"--standby=on", "--standby-delay=0.1", "--short-life=0"});
+    keeper.install(1);
+    REQUIRE(keeper.start());
+    Ready ready;
+    keeper.ask_for_upgrade();
+    REQUIRE(keeper.wait_ready(ready));
+    Loads loads(keeper.port());
+    loads.wait_for_traffic();
+    REQUIRE(keeper.wait_standby());
+    int layout = 1;
+    for (int round = 0; round < 4 && !loads.any_ended(); ++round) {
+        layout = 3 - layout;
+        keeper.install(layout);
+        keeper.kill_server(ready.pid);
+        REQUIRE(keeper.wait_ready(ready));  // the standby of the version that was there
+        CHECK(ready.layout == 3 - layout);
+        CHECK(ready.carried == 12);
+        REQUIRE(keeper.wait_ready(ready));  // and at once the other one
+        CHECK(ready.layout == layout);
+        CHECK(ready.carried == 12);
+        REQUIRE(keeper.wait_standby());
+    }
+    loads.check();
+    check_refused(keeper);
+}
+
 TEST_CASE("without a description, a version with another layout refuses the connections and says why") {
     if (!can_run()) {
         return;

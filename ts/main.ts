@@ -263,11 +263,15 @@ export const isKept = (): boolean => process.env["KEEL_KEEPER_FD"] !== undefined
  * `keel serve`: becomes the keeper, which starts `command` (this command again) and holds
  * its connections. The configuration is checked first, because a keeper would try a faulty one again and again.
  */
-export function becomeKeeper(options: StartOptions, command: readonly string[]): never {
+export function becomeKeeper(
+  options: StartOptions,
+  command: readonly string[],
+  keeperOptions: readonly string[] = [],
+): never {
   new ConfigurationSource(options, nodeOfHost(hostname())).read();
   const keeper = fileURLToPath(new URL("../build/Release/keel-keeper", import.meta.url));
   if (!existsSync(keeper)) throw new KeelError("E_NOT_BUILT", `the keeper ${keeper} is not built`);
-  throw toKeelError(addonOrError().replaceProcess(keeper, [keeper, "--", ...command]));
+  throw toKeelError(addonOrError().replaceProcess(keeper, [keeper, ...keeperOptions, "--", ...command]));
 }
 
 /** `keel serve`: starts, serves until a signal or keel.shutdown, stops. Answers the exit status. */

@@ -34,6 +34,12 @@ engine::Options options_of(const Napi::Object& object) {
     return options;
 }
 
+nvme::InFlight in_flight_of(const std::string& text) {
+    return text == "abort"  ? nvme::InFlight::abort
+           : text == "drop" ? nvme::InFlight::drop
+                            : nvme::InFlight::replay;
+}
+
 nvme::SubsystemSpec subsystem_spec_of(const Napi::Object& object) {
     nvme::SubsystemSpec spec;
     spec.nqn = text_of(object, "nqn");
@@ -41,10 +47,7 @@ nvme::SubsystemSpec subsystem_spec_of(const Napi::Object& object) {
     spec.model = text_of(object, "model");
     spec.firmware = text_of(object, "firmware");
     spec.allow_any_host = flag_of(object, "allowAnyHost");
-    const std::string in_flight = text_of(object, "inFlight");
-    spec.in_flight = in_flight == "abort"  ? nvme::InFlight::abort
-                     : in_flight == "drop" ? nvme::InFlight::drop
-                                           : nvme::InFlight::replay;
+    spec.in_flight = in_flight_of(text_of(object, "inFlight"));
     spec.hosts = texts_of(object.Get("hosts"));
     spec.cntlid_min = static_cast<std::uint16_t>(number_of(object, "cntlidMin"));
     spec.cntlid_max = static_cast<std::uint16_t>(number_of(object, "cntlidMax"));
@@ -113,6 +116,7 @@ Napi::Function EngineObject::define(Napi::Env env, const Keeper& keeper) {
                            InstanceMethod<&EngineObject::add_subsystem>("addSubsystem"),
                            InstanceMethod<&EngineObject::remove_subsystem>("removeSubsystem"),
                            InstanceMethod<&EngineObject::set_hosts>("setHosts"),
+                           InstanceMethod<&EngineObject::set_in_flight>("setInFlight"),
                            InstanceMethod<&EngineObject::add_namespace>("addNamespace"),
                            InstanceMethod<&EngineObject::remove_namespace>("removeNamespace"),
                            InstanceMethod<&EngineObject::set_namespace_read_only>("setNamespaceReadOnly"),
@@ -343,6 +347,13 @@ Napi::Value EngineObject::set_hosts(Call info) {
                           engine::Engine& engine, const Settlement& settlement) {
                           settlement.settle(engine.target().set_hosts(nqn, any, hosts));
                       });
+}
+
+Napi::Value EngineObject::set_in_flight(Call info) {
+    return on_reactor(info, [nqn = text_argument(info, 0), policy = in_flight_of(text_argument(info, 1))](
+                                engine::Engine& engine, const Settlement& settlement) {
+        settlement.settle(engine.target().set_in_flight(nqn, policy));
+    });
 }
 
 Napi::Value EngineObject::add_namespace(Call info) {

@@ -37,6 +37,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value add_subsystem(Call info);
     Napi::Value remove_subsystem(Call info);
     Napi::Value set_hosts(Call info);
+    Napi::Value set_in_flight(Call info);
     Napi::Value add_namespace(Call info);
     Napi::Value remove_namespace(Call info);
     Napi::Value set_namespace_read_only(Call info);

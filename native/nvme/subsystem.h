@@ -109,6 +109,7 @@ class Subsystem {
     // 0 if all ids of the range are in use.
     std::uint16_t allocate_cntlid();
     void set_hosts(bool allow_any, const std::vector<std::string>& hosts);
+    void set_in_flight(InFlight policy) { spec_.in_flight = policy; }
     void add(std::unique_ptr<Namespace> added);
     void remove(std::uint32_t nsid, std::function<void()> done);
     void set_ana_state(AnaState state);

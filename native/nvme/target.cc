@@ -257,6 +257,15 @@ base::Result<void> Target::remove_subsystem(const std::string& nqn, std::functio
     return {};
 }
 
+base::Result<void> Target::set_in_flight(const std::string& nqn, InFlight policy) {
+    const auto at = subsystems_.find(nqn);
+    if (at == subsystems_.end() || at->second->removing()) {
+        return no_subsystem(nqn);
+    }
+    at->second->set_in_flight(policy);
+    return {};
+}
+
 base::Result<void> Target::set_hosts(const std::string& nqn, bool allow_any,
                                      const std::vector<std::string>& hosts) {
     const auto at = subsystems_.find(nqn);

@@ -205,6 +205,8 @@ class Target {
     // Connected hosts that are no longer allowed are disconnected. E_NOT_FOUND.
     base::Result<void> set_hosts(const std::string& nqn, bool allow_any,
                                  const std::vector<std::string>& hosts);
+    // For the next death: hosts notice nothing of the change. E_NOT_FOUND.
+    base::Result<void> set_in_flight(const std::string& nqn, InFlight policy);
     // E_NOT_FOUND, E_EXISTS (nsid, nguid or uuid), E_INVALID, E_LIMIT, E_BUSY (the device is claimed)
     base::Result<void> add_namespace(const std::string& nqn, const NamespaceSpec& spec,
                                      block::Device& device);

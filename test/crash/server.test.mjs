@@ -174,16 +174,18 @@ step("kills in the middle of keel apply: the old configuration or the new one, a
       .join(" ");
   const names = (suffix) => [0, 1, 2].map((i) => `extra-${suffix}${i}`).join(" ");
   let now = "";
+  let changes = 0;
   for (let i = 0; i < 6; i += 1) {
     const next = i % 2 === 0 ? "a" : "b";
     const path = join(keel.folder, "next.yaml");
     writeFileSync(path, JSON.stringify(document(next)));
     const before = await keel.standby();
-    const applying = keel.command("apply", path, "--yes");
+    const applying = keel.command("apply", "-f", path, "--yes");
     // It begins at some time after its program was loaded; some kills come too early, some too late.
-    await sleep(random(600));
+    await sleep(150 + random(500));
     process.kill(before.pid, "SIGKILL");
-    const { status } = await applying;
+    const { status, stderr } = await applying;
+    assert.doesNotMatch(stderr, /E_USAGE|E_CONFIG|required option/);
     const after = await replaced(before);
     const found = present(after);
     if (status === 0) assert.equal(found, names(next), `seed ${seed}`);
@@ -198,8 +200,30 @@ step("kills in the middle of keel apply: the old configuration or the new one, a
     );
     assert.equal(after.devices.filter(({ name }) => name.startsWith("extra-")).length, found === "" ? 0 : 3);
     await until("nothing half-done is recorded", () => !keel.halfDone(), patienceMs);
+    changes += found === now ? 0 : 1;
     now = found;
   }
+  console.log(`${changes} of 6 changes took place`);
+  const last = now === names("a") ? "b" : "a";
+  writeFileSync(join(keel.folder, "next.yaml"), JSON.stringify(document(last)));
+  const { status, stderr } = await keel.command("apply", "-f", join(keel.folder, "next.yaml"), "--yes");
+  assert.equal(status, 0, stderr);
+  assert.equal(present(await keel.status()), names(last));
+});
+
+step("what becomes of commands in flight can be said anew, and hosts notice nothing", async () => {
+  const path = join(keel.folder, "policy.yaml");
+  for (const policy of ["abort", "drop", "replay"]) {
+    const { crash } = keel.document.subsystems;
+    const subsystems = { ...keel.document.subsystems, crash: { ...crash, in_flight: policy } };
+    writeFileSync(path, JSON.stringify({ ...keel.document, subsystems }));
+    const { status, stdout, stderr } = await keel.command("apply", "-f", path, "--yes");
+    assert.equal(status, 0, stderr);
+    if (policy !== "replay") assert.match(stdout, new RegExp(`~ subsystem +crash +in flight: ${policy}`));
+    await allMove();
+  }
+  const { keeper } = await keel.status();
+  assert.equal(keeper.connections, connections);
 });
 
 step("the hosts saw no error, and all that they wrote is there", async () => {

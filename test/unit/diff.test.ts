@@ -116,16 +116,23 @@ test("a device that becomes another takes its namespace and what stands on it al
   );
 });
 
-test("hosts and read-only change in place", () => {
+test("hosts, the policy for commands in flight and read-only change in place", () => {
   const before = stateOf({
     devices: { b: { ram: "1MiB" } },
     subsystems: { s: { namespaces: [{ id: 1, device: "b" }], hosts: "any" } },
   });
   const after = stateOf({
     devices: { b: { ram: "1MiB" } },
-    subsystems: { s: { namespaces: [{ id: 1, device: "b", read_only: true }], hosts: ["nqn.2026-11.x:h"] } },
+    subsystems: {
+      s: {
+        namespaces: [{ id: 1, device: "b", read_only: true }],
+        hosts: ["nqn.2026-11.x:h"],
+        in_flight: "abort",
+      },
+    },
   });
   assert.deepEqual(diff(before, after).map(describeStep), [
+    "~ subsystem  s  in flight: abort",
     "~ subsystem  s  hosts: nqn.2026-11.x:h",
     "~ namespace  s/1  read-only",
   ]);
@@ -181,6 +188,7 @@ function randomState(random: Random): State {
         ["nqn.2026-11.x:g", "nqn.2026-11.x:h"],
       ]),
       serial: random.pick(["S1", "S2"]),
+      in_flight: random.pick(["replay", "abort"]),
     };
   }
   const listen = ["0.0.0.0:4420", "0.0.0.0:4421"]

@@ -120,6 +120,7 @@ export class FakeEngine implements NativeEngine {
   addSubsystem: NativeEngine["addSubsystem"] = (spec) =>
     this.call(`addSubsystem ${spec.nqn} ${spec.allowAnyHost ? "any" : spec.hosts.join(",")}`);
   removeSubsystem: NativeEngine["removeSubsystem"] = (nqn) => this.call(`removeSubsystem ${nqn}`);
+  setInFlight: NativeEngine["setInFlight"] = (nqn, inFlight) => this.call(`setInFlight ${nqn} ${inFlight}`);
   setHosts: NativeEngine["setHosts"] = (nqn, any, hosts) =>
     this.call(`setHosts ${nqn} ${any ? "any" : hosts.join(",")}`);
   addNamespace: NativeEngine["addNamespace"] = (nqn, spec) =>

@@ -46,6 +46,7 @@ function serving(program: Command): void {
     .option("--once", "end after the self-check: exit status 0 if it passed")
     .option("--port <number>", "TCP port (default: 4420 if free)")
     .option("--size <size>", "size of the RAM disk", "1GiB")
+    .addOption(new Option("--place <directory>", "of a demo under its keeper").hideHelp())
     .action(async (options) => (await import("./commands/serve.js")).demoCommand(options));
 }
 

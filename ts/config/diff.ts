@@ -62,6 +62,12 @@ export type Step =
       readonly allowAnyHost: boolean;
       readonly hosts: readonly string[];
     }
+  | {
+      readonly type: "set-in-flight";
+      readonly nqn: string;
+      readonly name: string;
+      readonly inFlight: SubsystemWanted["inFlight"];
+    }
   | { readonly type: "set-referrals"; readonly referrals: readonly ReferralWanted[] }
   | { readonly type: "set-listener"; readonly listener: ListenerWanted }
   | { readonly type: "add-listener"; readonly listener: ListenerWanted };
@@ -79,6 +85,7 @@ const subsystemIdentityOf = (subsystem: SubsystemWanted): unknown => ({
   ...subsystem,
   allowAnyHost: false,
   hosts: [],
+  inFlight: "replay",
   namespaces: [],
 });
 
@@ -229,7 +236,12 @@ export function diff(current: State, desired: State, inPlace: ReadonlySet<string
     const kept = keptSubsystems.get(nqn);
     if (kept === undefined)
       additions.push({ type: "add-subsystem", subsystem: { ...wanted, namespaces: [] } });
-    else if (kept.allowAnyHost !== wanted.allowAnyHost || !same(kept.hosts, wanted.hosts)) {
+    else if (kept.inFlight !== wanted.inFlight)
+      changes.push({ type: "set-in-flight", nqn, name, inFlight: wanted.inFlight });
+    if (
+      kept !== undefined &&
+      (kept.allowAnyHost !== wanted.allowAnyHost || !same(kept.hosts, wanted.hosts))
+    ) {
       changes.push({ type: "set-hosts", nqn, name, allowAnyHost: wanted.allowAnyHost, hosts: wanted.hosts });
     }
     for (const namespace of wanted.namespaces) {
@@ -308,6 +320,8 @@ export function advance(state: State, step: Step): State {
         allowAnyHost: step.allowAnyHost,
         hosts: [...step.hosts],
       }));
+    case "set-in-flight":
+      return inSubsystem(state, step.nqn, (subsystem) => ({ ...subsystem, inFlight: step.inFlight }));
     case "remove-subsystem":
       return { ...state, subsystems: state.subsystems.filter(({ nqn }) => nqn !== step.nqn) };
     case "add-subsystem":
@@ -365,6 +379,8 @@ export function describeStep(step: Step): string {
       return `~ namespace  ${step.name}/${step.nsid}  ${step.readOnly ? "read-only" : "writable"}`;
     case "set-hosts":
       return `~ subsystem  ${step.name}  hosts: ${step.allowAnyHost ? "any" : step.hosts.join(", ") || "nobody"}`;
+    case "set-in-flight":
+      return `~ subsystem  ${step.name}  in flight: ${step.inFlight}`;
     case "remove-subsystem":
       return `- subsystem  ${step.name}  ${step.nqn}`;
     case "add-subsystem":

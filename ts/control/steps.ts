@@ -95,6 +95,8 @@ async function carryOut(
       return engine.removeSubsystem(step.nqn);
     case "set-hosts":
       return engine.setHosts(step.nqn, step.allowAnyHost, [...step.hosts]);
+    case "set-in-flight":
+      return engine.setInFlight(step.nqn, step.inFlight);
     case "add-namespace": {
       const { nsid, nguid } = step.namespace;
       const writeProtection = protectionOf(step.nqn, nsid, nguid);
@@ -133,6 +135,7 @@ export function subjectOf(step: Step): string {
       return `subsystems.${step.subsystem.name}`;
     case "remove-subsystem":
     case "set-hosts":
+    case "set-in-flight":
       return `subsystems.${step.name}`;
     case "add-namespace":
       return `subsystems.${step.name}.namespaces (id ${step.namespace.nsid})`;

@@ -1,16 +1,27 @@
 // `keel demo`: a RAM disk on the loopback address, checked with the project's own initiator over TCP before anything
 // is claimed. Every number that it prints was measured just now. Its state lives in a temporary directory.
+//
+// Unless it ends after the self-check, it becomes a keeper, which starts it again with --place: so whoever kills the
+// server sees that hosts go on.
 
 import { randomInt } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { defaultPaths, userPlace } from "../config/naming.js";
-import { addonOrError, type Running, start, stopSignal } from "../main.js";
+import {
+  addonOrError,
+  becomeKeeper,
+  isKept,
+  type Running,
+  type StartOptions,
+  start,
+  stopSignal,
+} from "../main.js";
 import { KeelError } from "../model/errors.js";
-import type { JsonObject } from "../model/json.js";
+import { isJsonObject, type JsonObject, toJson } from "../model/json.js";
 import { exactSize, formatCount, formatSize } from "../model/units.js";
 import type { Addon, LoadResult } from "../native/addon.js";
 import { makeLogger } from "./logger.js";
@@ -21,6 +32,10 @@ export type DemoOptions = {
   /** null: 4420 if free, else any free port. */
   readonly port: number | null;
   readonly sizeBytes: bigint;
+  /** Where a demo that became a keeper has its state. */
+  readonly place: string | null;
+  /** This command again, for the keeper to run. */
+  readonly commandAt: (place: string) => readonly string[];
   readonly print: (line: string) => void;
 };
 
@@ -50,10 +65,10 @@ function somebodyListens(path: string): Promise<boolean> {
 }
 
 /** The usual control socket if nobody has it, so that `keel top` finds the demo; else one of its own. */
-async function controlSocket(directory: string, once: boolean): Promise<{ path: string; usual: boolean }> {
+async function controlSocket(directory: string, once: boolean): Promise<string> {
   const usual = defaultPaths(userPlace()).rpcSocket;
   const taken = existsSync(usual) && (await somebodyListens(usual));
-  return once || taken ? { path: join(directory, "rpc.sock"), usual: false } : { path: usual, usual: true };
+  return once || taken ? join(directory, "rpc.sock") : usual;
 }
 
 function machineLines(addon: Addon): string[] {
@@ -96,51 +111,80 @@ function checkLine(result: LoadResult): { good: boolean; line: string } {
   };
 }
 
+const documentFile = "demo.json";
+
+const startOptions = (document: JsonObject, useKeeper: boolean): StartOptions => ({
+  configFile: null,
+  document,
+  stateDirectory: null,
+  rpcSocket: null,
+  useKeeper,
+  logger: makeLogger("warn"),
+});
+
+async function newDocument(directory: string, options: DemoOptions): Promise<JsonObject> {
+  const socket = await controlSocket(directory, options.once);
+  return {
+    version: 1,
+    listen: [
+      { "nvme-tcp": `${address}:${options.port ?? (await portOr(4420))}` },
+      { discovery: `${address}:${await portOr(8009)}` },
+    ],
+    devices: { demo: { ram: exactSize(options.sizeBytes) } },
+    subsystems: { demo: { namespaces: [{ id: 1, device: "demo" }], hosts: "any" } },
+    state: join(directory, "state"),
+    sockets: { rpc: socket },
+    log: { level: "warn" },
+  };
+}
+
 /** Answers the exit status. */
 export async function demo(options: DemoOptions): Promise<number> {
-  const { print } = options;
-  const addon = addonOrError();
-  for (const line of machineLines(addon)) print(line);
+  if (options.place !== null && isKept()) return serveKept(options.place, options);
+  for (const line of machineLines(addonOrError())) options.print(line);
   const directory = await mkdtemp(join(tmpdir(), "keel-demo-"));
   let running: Running | null = null;
   try {
-    const socket = await controlSocket(directory, options.once);
-    const document: JsonObject = {
-      version: 1,
-      listen: [
-        { "nvme-tcp": `${address}:${options.port ?? (await portOr(4420))}` },
-        { discovery: `${address}:${await portOr(8009)}` },
-      ],
-      devices: { demo: { ram: exactSize(options.sizeBytes) } },
-      subsystems: { demo: { namespaces: [{ id: 1, device: "demo" }], hosts: "any" } },
-      state: join(directory, "state"),
-      sockets: { rpc: socket.path },
-      log: { level: "warn" },
-    };
-    running = await start({
-      configFile: null,
-      document,
-      stateDirectory: null,
-      rpcSocket: null,
-      useKeeper: false,
-      logger: makeLogger("warn"),
-    });
-    const good = await present(running, socket, options);
-    if (options.once || !good) return good ? 0 : 1;
-    await Promise.race([stopSignal(), running.shutdownAsked]);
-    print("  stopping");
-    return 0;
+    const document = await newDocument(directory, options);
+    if (!options.once) {
+      await writeFile(join(directory, documentFile), toJson(document));
+      becomeKeeper(startOptions(document, true), options.commandAt(directory), ["--log=error"]);
+    }
+    running = await start(startOptions(document, false));
+    return (await present(running, options)) ? 0 : 1;
   } finally {
     await running?.stop();
     await rm(directory, { recursive: true, force: true });
   }
 }
 
-async function present(
-  running: Running,
-  socket: { path: string; usual: boolean },
-  options: DemoOptions,
-): Promise<boolean> {
+/** The server under its keeper: the first one presents itself, a successor says what became of the one before. */
+async function serveKept(directory: string, options: DemoOptions): Promise<number> {
+  const { print } = options;
+  const document: unknown = JSON.parse(await readFile(join(directory, documentFile), "utf8"));
+  if (!isJsonObject(document)) throw new KeelError("E_INTERNAL", "the demo's document is not one");
+  const running = await start(startOptions(document, true));
+  try {
+    const { restarts } = await running.server.status();
+    const [last] = restarts.last;
+    if (last === undefined) {
+      if (!(await present(running, options))) return 0; // said; another start would find the same
+    } else {
+      const pause = `pause ${last.pauseMs.toFixed(1)} ms`;
+      print(
+        `  ↻ ${last.reason} (${last.exit})   ${last.carried} connections and ${last.executed} commands carried over, ${pause}`,
+      );
+    }
+    await Promise.race([stopSignal(), running.shutdownAsked]);
+    print("  stopping");
+    return 0;
+  } finally {
+    await running.stop();
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function present(running: Running, options: DemoOptions): Promise<boolean> {
   const { print } = options;
   const status = await running.server.status();
   const [subsystem] = status.subsystems;
@@ -159,12 +203,16 @@ async function present(
   for (const error of result.errors.slice(0, 10)) print(`                   ${error}`);
   if (!good || options.once) return good;
 
-  const prefix = socket.usual ? "npx keel" : `KEEL_SOCKET=${socket.path} npx keel`;
+  const usual = running.rpcSocket === defaultPaths(userPlace()).rpcSocket;
+  const prefix = usual ? "npx keel" : `KEEL_SOCKET=${running.rpcSocket} npx keel`;
   print("");
   print(`  Connect     sudo nvme connect -t tcp -a ${io.address} -s ${io.port} -n ${subsystem.nqn}`);
   print(`  Watch       ${prefix} top`);
   print(`  Look        ${prefix} status`);
   print(`  Share a disk of yours:  ${prefix} share /path/to/file-or-device --allow any`);
+  print(
+    `  Kill it     ${prefix} load ${subsystem.nqn}${io.port === 4420 ? "" : ` --port ${io.port}`} --verify & sleep 3; kill -9 ${process.pid}`,
+  );
   print("");
   print("  Serving until Ctrl-C.");
   return true;

@@ -483,6 +483,8 @@ export type NativeEngine = {
   removeSubsystem(nqn: string): Promise<void>;
   /** Connected hosts that are no longer allowed are disconnected. */
   setHosts(nqn: string, allowAnyHost: boolean, hosts: string[]): Promise<void>;
+  /** For the next death; hosts notice nothing. */
+  setInFlight(nqn: string, inFlight: SubsystemSpec["inFlight"]): Promise<void>;
   addNamespace(nqn: string, spec: NamespaceSpec): Promise<void>;
   removeNamespace(nqn: string, nsid: number): Promise<void>;
   setNamespaceReadOnly(nqn: string, nsid: number, readOnly: boolean): Promise<void>;

@@ -244,7 +244,12 @@ export class Keel {
       keel.log += text;
     });
     keel.ended = new Promise((resolve) => keel.keeper.once("exit", resolve));
-    await keel.status();
+    try {
+      await keel.status();
+    } catch (error) {
+      await keel.stop("SIGKILL");
+      throw error;
+    }
     return keel;
   }
 
@@ -279,8 +284,8 @@ export class Keel {
     return run(process.execPath, [program, ...words, "--socket", this.socket]);
   }
 
-  async stop() {
-    if (this.keeper.exitCode === null && this.keeper.signalCode === null) this.keeper.kill("SIGTERM");
+  async stop(signal = "SIGTERM") {
+    if (this.keeper.exitCode === null && this.keeper.signalCode === null) this.keeper.kill(signal);
     await this.ended;
     rmSync(this.folder, { recursive: true, force: true });
   }

@@ -10,10 +10,15 @@ const absolute = (path: string | undefined): string | null => (path === undefine
 
 type ServeFlags = { config?: string; state?: string; socket?: string; keeper?: boolean };
 
-/** The same command for the keeper to run; the channel in its environment tells it that it is kept. */
-function serverCommand(options: ServeFlags): string[] {
+/** The words that started this program. */
+function thisProgram(): string[] {
   const program = process.argv[1];
   if (program === undefined) throw new KeelError("E_INTERNAL", "this program does not know its own path");
+  return [process.execPath, ...process.execArgv, resolve(program)];
+}
+
+/** The same command for the keeper to run; the channel in its environment tells it that it is kept. */
+function serverCommand(options: ServeFlags): string[] {
   const given = (flag: string, value: string | undefined) =>
     value === undefined ? [] : [flag, resolve(value)];
   const places = [
@@ -21,7 +26,7 @@ function serverCommand(options: ServeFlags): string[] {
     ...given("--state", options.state),
     ...given("--socket", options.socket),
   ];
-  return [process.execPath, ...process.execArgv, resolve(program), "serve", ...places];
+  return [...thisProgram(), "serve", ...places];
 }
 
 export async function serveCommand(options: ServeFlags): Promise<void> {
@@ -38,7 +43,9 @@ export async function serveCommand(options: ServeFlags): Promise<void> {
   process.exitCode = await serve(start);
 }
 
-export async function demoCommand(options: { once?: boolean; port?: string; size: string }): Promise<void> {
+type DemoFlags = { once?: boolean; port?: string; size: string; place?: string };
+
+export async function demoCommand(options: DemoFlags): Promise<void> {
   const sizeBytes = parseSize(options.size);
   if (sizeBytes === null || sizeBytes < 1n << 20n || sizeBytes % 4096n !== 0n) {
     throw new KeelError(
@@ -51,5 +58,12 @@ export async function demoCommand(options: { once?: boolean; port?: string; size
     throw new KeelError("E_USAGE", `--port ${options.port} is not a port number`);
   }
   const { demo } = await import("../../main/demo.js");
-  process.exitCode = await demo({ once: options.once ?? false, port, sizeBytes, print });
+  process.exitCode = await demo({
+    once: options.once ?? false,
+    port,
+    sizeBytes,
+    place: absolute(options.place),
+    commandAt: (place) => [...thisProgram(), "demo", "--size", options.size, "--place", place],
+    print,
+  });
 }

@@ -1,0 +1,54 @@
+// `keel demo` is what people meet first, and `kill -9` what they try first.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { dirname } from "node:path";
+import { test } from "node:test";
+import { until } from "./keeper/fixture.mjs";
+import { ask, notBuilt, patienceMs, program } from "./keeper/keel.mjs";
+
+test("keel demo goes on when its server is killed, and ends in order", {
+  skip: notBuilt() ?? false,
+  timeout: 300_000,
+}, async () => {
+  const demo = spawn(process.execPath, [program, "demo", "--size", "16MiB", "--port", "0"], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  for (const stream of [demo.stdout, demo.stderr]) {
+    stream.setEncoding("utf8").on("data", (text) => {
+      output += text;
+    });
+  }
+  const ended = new Promise((resolve) => demo.once("exit", resolve));
+  const printed = (pattern) =>
+    until(
+      String(pattern),
+      () => {
+        assert.equal(demo.exitCode, null, output);
+        return pattern.exec(output);
+      },
+      patienceMs,
+    ).catch((error) => {
+      throw new Error(`${error.message}\n${output}`);
+    });
+  try {
+    await printed(/Serving until Ctrl-C/);
+    assert.match(output, /✔ self-check/);
+    const pid = Number((await printed(/kill -9 (\d+)/))[1]);
+    process.kill(pid, "SIGKILL");
+    await printed(/↻ crash \(signal:9\)/);
+    const socket = /KEEL_SOCKET=(\S+)/.exec(output)?.[1] ?? null;
+    if (socket !== null) {
+      const status = await ask(socket, "keel.status");
+      assert.notEqual(status.pid, pid);
+      assert.equal(status.subsystems[0].namespaces[0].sizeBytes, 16 << 20);
+    }
+    demo.kill("SIGINT");
+    assert.equal(await ended, 0, output);
+    if (socket !== null) assert.ok(!existsSync(dirname(socket)), "the demo leaves its folder behind");
+  } finally {
+    demo.kill("SIGKILL");
+  }
+});

@@ -6,7 +6,7 @@
 // command, of all that completed from the death until a while after. The parts come from the server's own records.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -19,8 +19,9 @@ const connectionCounts = [1, 16, 256];
 const queuesPerController = 64;
 /** After a replacement the client reports what it saw at least this long (it does so five times a second). */
 const settleMs = 700;
-/** The memory that was written becomes huge pages in the seconds after (native/engine/huge_pages.h). */
-const hugePagesMs = 8_000;
+/** The memory that was written becomes huge pages in the seconds after (native/engine/huge_pages.h), where it can. */
+const hugePagesMs = 40_000;
+const hugeShareMin = 0.95;
 
 export const pauseKinds = ["crash with standby", "crash", "upgrade"];
 
@@ -89,6 +90,16 @@ class KeptServer {
     return until(`an answer of the server\n${this.log}`, () =>
       ask(join(this.directory, "rpc.sock"), "keel.status"),
     );
+  }
+
+  async hugePages() {
+    const { pid } = await this.status();
+    const kilobytes = (name, text) => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(text)?.[1] ?? 0);
+    for (const end = performance.now() + hugePagesMs; performance.now() < end; await sleep(200)) {
+      const huge = kilobytes("ShmemPmdMapped", readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"));
+      if (huge >= hugeShareMin * kilobytes("RssShmem", readFileSync(`/proc/${pid}/status`, "utf8"))) return;
+    }
+    console.log("not all memory lies in huge pages");
   }
 
   async stop() {
@@ -209,7 +220,7 @@ async function measure(kind, connections, repetitions) {
   const rows = [];
   try {
     await clients.start(server.port, connections);
-    await sleep(hugePagesMs);
+    await server.hugePages();
     while (rows.length < repetitions) rows.push(await replaceOnce(kind, server, clients));
     return { kind, connections, rows, errors: await clients.stop() };
   } catch (error) {

@@ -13,6 +13,10 @@
 
 #include "base/clock.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
 namespace durable {
 
 namespace {
@@ -171,6 +175,28 @@ base::Result<void> Arena::reset() {
     return {};
 }
 
+void Arena::map_ahead() {
+    struct stat info {};
+    if (base_ == nullptr || fstat(descriptor_, &info) != 0 || info.st_blocks == mapped_blocks_) {
+        return;
+    }
+    mapped_blocks_ = info.st_blocks;
+    const auto end = static_cast<off_t>(bytes_);
+    off_t hole = 0;
+    while (hole < end) {
+        const off_t data = lseek(descriptor_, hole, SEEK_DATA);
+        if (data < 0 || data >= end) {
+            return;
+        }
+        hole = std::min(lseek(descriptor_, data, SEEK_HOLE), end);
+        if (hole <= data) {
+            return;
+        }
+        // For writing too: the pages are there, and nobody is told of writes to shared memory.
+        madvise(base_ + data, static_cast<std::size_t>(hole - data), MADV_POPULATE_READ);
+    }
+}
+
 std::span<std::byte> Arena::region(std::size_t index) const {
     EK_CHECK(index < region_base_.size(), "unknown arena region");
     EK_CHECK(content_ != Content::other_layout, "an arena of another layout must be reset first");
@@ -197,6 +223,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
         base_ = std::exchange(other.base_, nullptr);
         bytes_ = other.bytes_;
         fingerprint_ = other.fingerprint_;
+        mapped_blocks_ = other.mapped_blocks_;
         content_ = other.content_;
         region_base_ = std::move(other.region_base_);
         region_bytes_ = std::move(other.region_bytes_);

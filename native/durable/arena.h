@@ -49,6 +49,10 @@ class Arena {
 
     int descriptor() const { return descriptor_; }
 
+    // Maps what the file holds now, so that a later first use of it costs nothing; cheap when nothing was
+    // added since the last call. Reads nothing and changes nothing.
+    void map_ahead();
+
     // All slots of a region, by its position in the specs.
     std::span<std::byte> region(std::size_t index) const;
     template <typename Record>
@@ -82,6 +86,7 @@ class Arena {
     std::byte* base_ = nullptr;
     std::size_t bytes_ = 0;
     std::uint64_t fingerprint_ = 0;
+    std::int64_t mapped_blocks_ = 0;  // how much the file held when it was mapped ahead
     Content content_ = Content::fresh;
     std::vector<std::byte*> region_base_;
     std::vector<std::size_t> region_bytes_;

@@ -153,7 +153,6 @@ void each_field(auto& visit, Of<transport::ReceiveState> auto& record) {
     visit("command_received", record.command_received);
     visit("phase", record.phase);
     visit("has_digest", record.has_digest);
-    visit("last_pdu", record.last_pdu);
     visit("receiving_command", record.command);
 }
 

@@ -19,6 +19,7 @@ namespace engine {
 namespace {
 
 constexpr base::Nanoseconds quarantine_poll = 2 * base::millisecond;
+constexpr base::Nanoseconds map_ahead_period = 1 * base::second;
 constexpr base::Nanoseconds device_watch_period = 1 * base::second;
 constexpr std::size_t admissions_max = 4096;
 constexpr const char* arena_name = "arena";
@@ -36,6 +37,10 @@ Engine::BufferService::BufferService(Engine& owner)
 
 Engine::Forgetting::Forgetting(Engine& owner)
     : Timer(owner.reactor_, [](Timer& timer) { static_cast<Forgetting&>(timer).engine.forget_memories(); }),
+      engine(owner) {}
+
+Engine::MapAhead::MapAhead(Engine& owner)
+    : Timer(owner.reactor_, [](Timer& timer) { static_cast<MapAhead&>(timer).engine.map_ahead(); }),
       engine(owner) {}
 
 Engine::DeviceWatch::DeviceWatch(Engine& owner)
@@ -153,6 +158,7 @@ void Engine::build() {
     };
     quarantine_ = std::make_unique<Quarantine>(*this);
     forgetting_ = std::make_unique<Forgetting>(*this);
+    map_ahead_ = std::make_unique<MapAhead>(*this);
     device_watch_ = std::make_unique<DeviceWatch>(*this);
     device_news_ = std::make_unique<DeviceNews>(*this);
 }
@@ -218,7 +224,8 @@ void Engine::run() {
         };
         keeper_->attach(reactor_, *memories_);
         if (keeper_->standby()) {
-            keeper_->client().standby();
+            map_ahead();
+            keeper_->client().standby(other_layout_);
         }
     } else {
         KeeperGo alone;
@@ -301,6 +308,7 @@ void Engine::stop(std::function<void()> stopped) {
     post([this, stopped = std::move(stopped)]() mutable {
         stopped_ = std::move(stopped);
         device_watch_->stop();
+        map_ahead_->stop();
         if (keeper_) {
             keeper_->client().stopping();
             keeper_->on_connection = [](const KeeperLink::Connection& connection) {
@@ -636,6 +644,15 @@ Adoption Engine::adopt() {
         remember(arena_.slot<RestartArea>(Region::restarts, 0), record);
     }
     return adoption;
+}
+
+// The connections of the server that lives come and go.
+void Engine::map_ahead() {
+    if (going_ || other_layout_) {
+        return;
+    }
+    arena_.map_ahead();
+    map_ahead_->start_after(map_ahead_period);
 }
 
 }  // namespace engine

@@ -228,6 +228,11 @@ class Engine {
         explicit DeviceNews(Engine& engine);
         Engine& engine;
     };
+    // Of a standby: has the arena mapped as it grows.
+    struct MapAhead : reactor::Timer {
+        explicit MapAhead(Engine& engine);
+        Engine& engine;
+    };
     // Tells of devices whose state changed.
     struct DeviceWatch : reactor::Timer {
         explicit DeviceWatch(Engine& engine);
@@ -268,6 +273,7 @@ class Engine {
     void forget_memories();
     void quarantine_buffers();
     void check_quarantine();
+    void map_ahead();
     void watch_devices();
     void make_pages_huge(const block::Device& device);
     DeviceStatus status_of(block::Device& device);
@@ -331,6 +337,7 @@ class Engine {
     std::unique_ptr<transport::TcpTransport> transport_;
     std::unique_ptr<Quarantine> quarantine_;
     std::unique_ptr<Forgetting> forgetting_;
+    std::unique_ptr<MapAhead> map_ahead_;
     std::unique_ptr<DeviceWatch> device_watch_;
     std::unique_ptr<DeviceNews> device_news_;
     std::vector<Offer> offers_;

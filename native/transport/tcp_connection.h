@@ -134,8 +134,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     Step take_ic_req(ReceiveState& state, const std::byte* pdu);
     Step take_capsule(ReceiveState& state, const std::byte* pdu, const wire::PduLayout& layout,
                       std::uint64_t available);
-    Step take_h2c_data(ReceiveState& state, const std::byte* pdu, const wire::PduLayout& layout,
-                       std::uint64_t available);
+    Step take_h2c_data(ReceiveState& state, const std::byte* pdu, const wire::PduLayout& layout);
     Step take_data(ReceiveState& state);
     Step take_skip(ReceiveState& state);
     void execute_from_stream(nvme::Command& command, const std::byte* data, const ReceiveState& state);

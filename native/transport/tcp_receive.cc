@@ -195,7 +195,7 @@ TcpConnection::Step TcpConnection::parse_header(ReceiveState& state) {
     switch (layout.type) {
         case wire::PduType::ic_req: return take_ic_req(state, pdu);
         case wire::PduType::capsule_cmd: return take_capsule(state, pdu, layout, available);
-        case wire::PduType::h2c_data: return take_h2c_data(state, pdu, layout, available);
+        case wire::PduType::h2c_data: return take_h2c_data(state, pdu, layout);
         case wire::PduType::h2c_term_req:
             record_flight(layout.type, 0, 0, layout.pdu_bytes, state.consumed, 0);
             return end_without_word("terminated by the host");
@@ -479,7 +479,7 @@ std::uint32_t TcpConnection::r2t_bytes(const nvme::CommandRecord& command) const
 }
 
 TcpConnection::Step TcpConnection::take_h2c_data(ReceiveState& state, const std::byte* pdu,
-                                                 const wire::PduLayout& layout, std::uint64_t available) {
+                                                 const wire::PduLayout& layout) {
     wire::H2cData data;
     std::memcpy(&data, pdu, sizeof data);
     using wire::FatalErrorStatus;
@@ -523,14 +523,12 @@ TcpConnection::Step TcpConnection::take_h2c_data(ReceiveState& state, const std:
 
     state.command = static_cast<std::uint16_t>(slot);
     state.has_digest = layout.data_digest_bytes != 0;
-    state.last_pdu = last;
     state.data_position = data.datao;
     state.pdu_data_begin = data.datao;
     state.pdu_data_bytes = data.datal;
     state.remaining = data.datal;
     state.phase = ReceivePhase::data;
     state.consumed += layout.data_offset;
-    (void)available;
     begin_data(state);
     return Step::again;
 }

@@ -58,8 +58,7 @@ struct ReceiveState {
                                      // data in place
     ReceivePhase phase;
     std::uint8_t has_digest;  // data: a digest follows
-    std::uint8_t last_pdu;
-    std::uint8_t reserved0;
+    std::uint8_t reserved0[2];
     std::uint16_t command;  // slot, or no_command
     std::uint16_t reserved1;
     std::uint32_t reserved2;

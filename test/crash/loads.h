@@ -53,6 +53,9 @@ class Load {
                                   std::to_string(10 + nsid * 2 + (digests ? 1 : 0));
         options_.target.hostid[0] = static_cast<std::uint8_t>(nsid * 2 + (digests ? 1 : 0));
         options_.target.nsid = nsid;
+        // A host waits half of it for an answer; how long a busy machine needs for a process is not the
+        // question.
+        options_.target.kato_ms = 60'000;
         options_.target.header_digest = digests;
         options_.target.data_digest = digests;
         options_.target.flow_control = digests;
@@ -123,6 +126,13 @@ struct Loads {
                 usleep(1000);
             }
         }
+    }
+    std::uint64_t completed() const {
+        std::uint64_t sum = 0;
+        for (const auto& load : all) {
+            sum += load->completed();
+        }
+        return sum;
     }
     bool any_ended() const {
         for (const auto& load : all) {

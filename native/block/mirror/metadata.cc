@@ -2,8 +2,9 @@
 //
 // A change of the table is committed to all legs that keep metadata. Nothing that depends on it is answered
 // before it is durable on all that are then up; a leg that fails to record it is stale itself, which is the
-// next change. A leg becomes up only if one that was up before has recorded that: otherwise the old one,
-// coming back alone after a power cut, would believe that it need not wait for the new one.
+// next change. Legs that are not up (yet) get it after one that was up has it. So a leg becomes up only if
+// one that was up before has recorded that: otherwise the old one, coming back alone after a power cut, would
+// believe that it need not wait for the new one.
 //
 // Map pages go out in batches, one at a time: whoever comes while one is under way is in the next. So a page
 // is never written twice at once, and one write serves all that wait.
@@ -68,11 +69,7 @@ void Mirror::commit() {
             witness_->slots[slot] = {};
         }
     }
-    commit_later_ = 0;
-    for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
-        const bool rises = (commit_promoting_ & (1u << slot)) != 0 && commit_table_[slot].role == Role::up;
-        commit_later_ |= rises ? 1u << slot : 0;
-    }
+    commit_later_ = ~commit_old_up_;
     commit_to(~commit_later_);
 }
 
@@ -118,7 +115,7 @@ void Mirror::commit_to(std::uint32_t slots) {
     }
 }
 
-// Legs that become up are told so after one that was up before has recorded it.
+// Legs that are not up yet know nothing that one that was up before has not recorded.
 void Mirror::commit_reached() {
     const std::uint32_t later = std::exchange(commit_later_, 0);
     if (later != 0 && commit_epoch_ == epoch_ && (commit_old_up_ & commit_ok_) != 0) {

@@ -281,6 +281,7 @@ class Mirror final : public Device {
     void resync_piece_ended(Lane& lane);
     void region_copied();
     void promote_ready();
+    void retry_failed_regions();
     std::uint32_t needs(std::uint32_t region) const;
     std::uint64_t resync_left() const;
 
@@ -375,6 +376,7 @@ class Mirror final : public Device {
     Lane lanes_[lanes_max];
     std::uint32_t region_ = 0;  // being resynced
     bool region_open_ = false;
+    bool any_failed_ = false;
     bool region_failed_ = false;       // no leg could be read there
     bool region_again_ = false;        // something changed under the copy
     std::uint64_t region_offset_ = 0;  // the next piece in it

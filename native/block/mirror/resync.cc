@@ -16,6 +16,7 @@ namespace block::mirror {
 namespace {
 
 constexpr std::uint64_t piece_bytes = 256u << 10;
+constexpr base::Nanoseconds retry_failed_after = 5 * base::second;
 // The host counts as working for so long after its last request.
 constexpr base::Nanoseconds host_rests_after = 20 * base::millisecond;
 
@@ -190,6 +191,7 @@ void Mirror::resync_step() {
         if (!region_open_ && !next_region()) {
             resync_active_ = false;
             promote_ready();
+            retry_failed_regions();
             return;
         }
         if (region_offset_ >= region_end_) {
@@ -252,6 +254,7 @@ void Mirror::region_copied() {
     const std::uint32_t up = mask_of(LegState::up);
     if (region_failed_) {
         region.set(RegionMap::failed);
+        any_failed_ = true;
         return;
     }
     // Until the copy is flushed the intent stands for what the leg missed, in the same sector of the map.
@@ -269,6 +272,19 @@ void Mirror::region_copied() {
         region.set(RegionMap::touched);
         restart_sweep_timer();
     }
+}
+
+// What could not be read anywhere is tried again, for as long as legs may differ there.
+void Mirror::retry_failed_regions() {
+    if (!any_failed_ || !serving_) {
+        return;
+    }
+    any_failed_ = false;
+    for (std::uint32_t i = 0; i < map_.count(); ++i) {
+        map_.at(i).clear(RegionMap::failed);
+    }
+    resync_not_before_ = environment_.reactor.now() + retry_failed_after;
+    resync_timer_.start(resync_not_before_);
 }
 
 void Mirror::promote_ready() {

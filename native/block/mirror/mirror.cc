@@ -592,6 +592,10 @@ MadeDevice make_mirror(Environment& environment, const DeviceSpec& spec) {
                                             "not " +
                                             std::to_string(region)};
     }
+    if (spec.mirror.checksums) {
+        return base::Error{"E_UNSUPPORTED",
+                           describe_device(spec) + "checksums are not kept by this version; leave them out"};
+    }
     auto device = std::make_unique<mirror::Mirror>(environment, spec);
     if (auto started = device->start(); !started.ok()) {
         return started.error();

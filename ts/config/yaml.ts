@@ -2,8 +2,12 @@
 // tags, no complex keys, no duplicate keys. Bounded: 4 MiB of text, 200,000 nodes, 64 levels, so that no file (and no
 // alias bomb) makes the server grow.
 
-import { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from "yaml";
+import { createRequire } from "node:module";
+import type { Node } from "yaml";
 import type { Json, JsonObject } from "../model/json.js";
+
+/** Loaded when a text is read: the successor of a server that died reads none, and hosts wait for it. */
+const yaml = (): typeof import("yaml") => createRequire(import.meta.url)("yaml") as typeof import("yaml");
 
 export const textBytesMax = 4 << 20;
 const nodesMax = 200_000;
@@ -61,6 +65,7 @@ const oneLine = (message: string): string =>
   (message.split("\n")[0] ?? message).replace(/ at line \d+.*$/, "");
 
 export function parseYaml(text: string, file: string): YamlResult {
+  const { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, parseAllDocuments } = yaml();
   const counter = new LineCounter();
   const at = (offset: number): Position => {
     const { line, col } = counter.linePos(offset);

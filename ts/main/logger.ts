@@ -1,8 +1,8 @@
 // The log: JSON lines to stderr, or, on a terminal, one plain line each.
 
-import { pino } from "pino";
+import { createRequire } from "node:module";
 import type { Log } from "../control/log.js";
-import type { LogLevel } from "../model/state.js";
+import { type LogLevel, logLevels } from "../model/state.js";
 
 const levelNames: Readonly<Record<number, string>> = {
   20: "debug",
@@ -26,19 +26,31 @@ export function prettyLine(json: string): string {
 
 export type Logger = { readonly log: Log; readonly setLevel: (level: LogLevel) => void };
 
-export function makeLogger(level: LogLevel): Logger {
+function pinoAt(level: LogLevel) {
+  // Loaded for the first line: a successor has said nothing by the time that hosts wait for.
+  const { pino } = createRequire(import.meta.url)("pino") as typeof import("pino");
   const plain = pino.destination({ dest: 2, sync: true });
   const destination = process.stderr.isTTY
     ? { write: (line: string) => void plain.write(prettyLine(line)) }
     : plain;
-  const logger = pino(
-    { level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime },
-    destination,
-  );
+  return pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+}
+
+export function makeLogger(first: LogLevel): Logger {
+  let level = first;
+  let logger: ReturnType<typeof pinoAt> | null = null;
+  const at =
+    (urgent: LogLevel): Log["info"] =>
+    (fields, message) => {
+      if (logLevels.indexOf(urgent) < logLevels.indexOf(level)) return;
+      logger ??= pinoAt(level);
+      logger[urgent](fields, message);
+    };
   return {
-    log: logger,
+    log: { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") },
     setLevel: (next) => {
-      logger.level = next;
+      level = next;
+      if (logger !== null) logger.level = next;
     },
   };
 }

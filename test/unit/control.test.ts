@@ -551,7 +551,28 @@ test("a migration that cannot be recorded goes on as it was", async () => {
     bench.engine.take();
     bench.directory.writeChanges = () => Promise.reject(new KeelError("E_STATE_WRITE", "full"));
     await assert.rejects(bench.server.volumes.finishMigration("d"), /full/);
-    assert.deepEqual(bench.engine.take(), ["prepareMigration d", "resumeDevice d"]);
+    // Hosts have not noticed.
+    assert.deepEqual(bench.engine.take(), []);
+    await end(bench);
+  });
+});
+
+test("a destination that the engine did not wait for is prepared again", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, migrated);
+    await bench.server.volumes.migrate("d", { spec: { file: "/new", size: "1MiB" } }, null, plain);
+    bench.engine.take();
+    let refusals = 1;
+    const { engine } = bench;
+    const commit = engine.commitMigration;
+    engine.commitMigration = async (name) => {
+      await commit(name);
+      refusals -= 1;
+      if (refusals === 0) throw { code: "E_NOT_READY", message: "not prepared", errorNumber: 0 };
+    };
+    await bench.server.volumes.finishMigration("d");
+    const ended = ["prepareMigration d", "commitMigration d"];
+    assert.deepEqual(engine.take(), [...ended, ...ended]);
     await end(bench);
   });
 });

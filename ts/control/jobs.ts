@@ -17,6 +17,7 @@ import type { DurableDirectory } from "./durable-directory.js";
 import type { Log } from "./log.js";
 
 const lookMs = 500;
+const againMs = 10_000;
 /** How much of a new measurement goes into the rate. */
 const weight = 0.2;
 
@@ -42,6 +43,8 @@ export class Jobs {
   private readonly host: JobHost;
   private readonly measures = new Map<number, Measure>();
   private readonly troubles = new Map<number, string>();
+  /** Ending a migration holds requests back: what failed is not tried again at once. */
+  private readonly notBefore = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
   private looking: Promise<void> | null = null;
   private stopped = false;
@@ -74,6 +77,7 @@ export class Jobs {
     await this.host.directory.writeJobs(endJob(this.record, id, state, message, Date.now()));
     this.measures.delete(id);
     this.troubles.delete(id);
+    this.notBefore.delete(id);
   }
 
   /** Every running job of a kind about a device. */
@@ -187,6 +191,7 @@ export class Jobs {
 
   private async complete(job: Job, progress: Progress): Promise<void> {
     if (job.kind === "migrate") {
+      if (performance.now() < (this.notBefore.get(job.id) ?? 0)) return;
       try {
         await this.host.finishMigration(job.device);
         this.troubles.delete(job.id);
@@ -195,6 +200,7 @@ export class Jobs {
         if (this.troubles.get(job.id) !== message)
           this.host.log.warn({ device: job.device }, `the migration cannot end yet: ${message}`);
         this.troubles.set(job.id, message);
+        this.notBefore.set(job.id, performance.now() + againMs);
         return;
       }
     }

@@ -122,7 +122,7 @@ export class Server {
       jobs: this.jobs,
       configuration: () => this.raw,
       change: (edit, options) => this.change(edit, options),
-      settle: (edit, prepare, abandon) => this.settle(edit, prepare, abandon),
+      settle: (edit, prepare) => this.settle(edit, prepare),
       command: (device, verb, given) => this.command(device, verb, given),
       volumeOf: (device) =>
         this.reconciler.actual.devices.find(({ name }) => name === device)?.mirror?.volume ?? null,
@@ -421,24 +421,17 @@ export class Server {
    * A change that is true from one moment on: prepared, recorded without a way back, then carried out. What fails of it
    * after the record is tried again, as at a start.
    */
-  private settle(
-    edit: (raw: JsonObject) => JsonObject,
-    prepare: () => Promise<void>,
-    abandon: () => Promise<void>,
-  ): Promise<ChangeResult> {
+  private settle(edit: (raw: JsonObject) => JsonObject, prepare: () => Promise<void>): Promise<ChangeResult> {
     return this.inTurn(async () => {
-      const { directory, log } = this.parts;
+      const { directory } = this.parts;
       const raw = edit(structuredClone(this.raw));
       const loaded = parseDocument(raw, this.desired.settings.node);
       const next = this.complete(loaded);
       const planned = diff(this.reconciler.actual, next.state);
-      try {
-        await withDeadline(prepare(), prepareDeadlineMs, "holding requests back");
-        await directory.writeChanges({ changes: changesBetween(this.file.raw, raw), previous: null });
-      } catch (thrown) {
-        await abandon().catch((error: unknown) => log.error({}, toKeelError(error).message));
-        throw toKeelError(thrown);
-      }
+      // Hosts wait from here to the record's end: a directory that cannot be written is found out before.
+      await directory.writeChanges(directory.changes);
+      await withDeadline(prepare(), prepareDeadlineMs, "holding requests back");
+      await directory.writeChanges({ changes: changesBetween(this.file.raw, raw), previous: null });
       this.adopt(loaded);
       this.report(await this.reconciler.lenient(next.state));
       await this.rememberMedia();

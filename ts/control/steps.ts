@@ -44,6 +44,17 @@ const listenerSpec = (listener: ListenerWanted): ListenerSpec => ({ ...listener,
 /** What a host has set about a namespace (Namespace Write Protection) and what outlasts the process. */
 export type ProtectionOf = (nqn: string, nsid: number, nguid: string) => number;
 
+/** Prepared by whoever made the decision durable; again if the engine did not want to wait so long. */
+async function commit(engine: NativeEngine, name: string): Promise<void> {
+  try {
+    await engine.commitMigration(name);
+  } catch (thrown) {
+    if (toKeelError(thrown).code !== "E_NOT_READY") throw thrown;
+    await engine.prepareMigration(name);
+    await engine.commitMigration(name);
+  }
+}
+
 async function alter(engine: NativeEngine, step: DeviceStep, known: Known): Promise<void> {
   switch (step.type) {
     case "replace-device":
@@ -63,8 +74,7 @@ async function alter(engine: NativeEngine, step: DeviceStep, known: Known): Prom
     }
     case "end-migration":
       if (step.how === "cancel") return engine.cancelMigration(step.device.name);
-      // Prepared by whoever made the decision durable.
-      return engine.commitMigration(step.device.name);
+      return commit(engine, step.device.name);
   }
 }
 

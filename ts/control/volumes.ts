@@ -41,7 +41,7 @@ export type VolumeHost = {
   configuration(): JsonObject;
   change(edit: Edit, options: ChangeOptions): Promise<ChangeResult>;
   /** `prepare`, then the record, once and finally, then the steps. */
-  settle(edit: Edit, prepare: () => Promise<void>, abandon: () => Promise<void>): Promise<ChangeResult>;
+  settle(edit: Edit, prepare: () => Promise<void>): Promise<ChangeResult>;
   /** A verb of the device's kind; one operation at a time. */
   command(device: string, verb: string, given: Record<string, string>): Promise<void>;
   /** The volume that a mirror has now. */
@@ -95,7 +95,6 @@ export class Volumes {
     await this.host.settle(
       (raw) => endMigration(raw, device, "destination"),
       () => engine.prepareMigration(device),
-      () => engine.resumeDevice(device),
     );
   }
 
@@ -113,8 +112,10 @@ export class Volumes {
   }
 
   private backToSource(device: string): Promise<ChangeResult> {
-    const nothing = (): Promise<void> => Promise.resolve();
-    return this.host.settle((raw) => endMigration(raw, device, "source"), nothing, nothing);
+    return this.host.settle(
+      (raw) => endMigration(raw, device, "source"),
+      () => Promise.resolve(),
+    );
   }
 
   grow(

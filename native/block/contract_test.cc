@@ -10,6 +10,7 @@
 #include "block/mirror/format.h"
 #include "testing/block_media.h"
 #include "testing/block_rig.h"
+#include "testing/loopback_target.h"
 
 namespace {
 
@@ -38,6 +39,7 @@ struct Bench {
     testing::TemporaryFolder folder;
     std::unique_ptr<testing::LoopDevice> loop;
     std::unique_ptr<testing::DetachedMount> mount;
+    std::unique_ptr<testing::LoopbackTarget> peer;
     DeviceSpec base;  // its name is empty unless the subject stands on another device
     std::vector<DeviceSpec> legs;
     DeviceSpec spec;
@@ -91,6 +93,19 @@ void prepare_file_on_a_disk_of_4096(Bench& bench) {
         bench.spec.path = bench.mount->file("disk");
         bench.spec.create = true;
     }
+}
+
+void prepare_remote(Bench& bench) {
+    DeviceSpec disk;
+    disk.name = "disk";
+    disk.kind = "ram";
+    disk.size_bytes = size_bytes;
+    disk.block_bytes = bench.spec.block_bytes;
+    bench.peer = std::make_unique<testing::LoopbackTarget>(disk);
+    const std::uint64_t size = bench.spec.size_bytes;
+    bench.spec = testing::remote_device(*bench.peer, "subject");
+    bench.spec.size_bytes = size;
+    bench.spec.block_bytes = disk.block_bytes;
 }
 
 void prepare_delay(Bench& bench) {
@@ -216,6 +231,8 @@ const Subject subjects[] = {
     {"file on a disk with blocks of 4096, 512", "file", 512, prepare_file_on_a_disk_of_4096},
     {"blockdev, 512", "blockdev", 512, prepare_loop, true, false},
     {"blockdev, 4096", "blockdev", 4096, prepare_loop, true, false},
+    {"nvme, 512", "nvme", 512, prepare_remote, true, false},
+    {"nvme, 4096", "nvme", 4096, prepare_remote, true, false},
     {"delay over ram", "delay", 512, prepare_delay},
     {"delay over file", "delay", 512, prepare_delay_over_file},
     {"error over ram", "error", 512, prepare_error},

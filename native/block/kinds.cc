@@ -23,6 +23,7 @@ constexpr Kind kinds[] = {
     {"linear", make_linear},  // parts, read_only, known
     {"stripe", make_stripe},  // parts (whole devices), chunk_bytes, read_only
     {"migration", make_migration},  // migration, read_only; its map lies in memory NAME@map
+    {"nvme", make_remote},          // remote, read_only, known
     {"tcmu", make_tcmu},      // tcmu, read_only; size_bytes and block_bytes where the handler does not know
     {"mirror", make_mirror},  // parts, mirror, read_only, known
 };

@@ -20,6 +20,7 @@ MadeDevice make_error(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_linear(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_stripe(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_migration(Environment& environment, const DeviceSpec& spec);
+MadeDevice make_remote(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_tcmu(Environment& environment, const DeviceSpec& spec);
 MadeDevice make_mirror(Environment& environment, const DeviceSpec& spec);
 

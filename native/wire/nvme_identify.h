@@ -113,7 +113,10 @@ struct IdentifyController {
     le16 domain_identifier;
     std::uint8_t reserved358[10]{};
     std::uint8_t megcap[16]{};
-    std::uint8_t reserved384[128]{};
+    std::uint8_t tmpthmha = 0;
+    std::uint8_t reserved385 = 0;
+    le16 cqt;  // Command Quiesce Time, milliseconds [NVM Express Base 2.1]
+    std::uint8_t reserved388[124]{};
     // NVM command set attributes
     std::uint8_t sqes = 0;  // required size in bits 3:0, maximum in bits 7:4, 2^n bytes
     std::uint8_t cqes = 0;
@@ -157,6 +160,7 @@ static_assert(offsetof(IdentifyController, oacs) == 256 && offsetof(IdentifyCont
 static_assert(offsetof(IdentifyController, tnvmcap) == 280 && offsetof(IdentifyController, kas) == 320);
 static_assert(offsetof(IdentifyController, sanicap) == 328 && offsetof(IdentifyController, anatt) == 342);
 static_assert(offsetof(IdentifyController, anagrpmax) == 344 && offsetof(IdentifyController, megcap) == 368);
+static_assert(offsetof(IdentifyController, cqt) == 386);
 static_assert(offsetof(IdentifyController, sqes) == 512 && offsetof(IdentifyController, nn) == 516);
 static_assert(offsetof(IdentifyController, oncs) == 520 && offsetof(IdentifyController, vwc) == 525);
 static_assert(offsetof(IdentifyController, nwpc) == 531 && offsetof(IdentifyController, cdfs) == 534);

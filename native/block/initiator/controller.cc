@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "wire/nvme_io.h"
+#include "wire/nvme_log.h"
 #include "wire/nvme_properties.h"
 
 namespace block::initiator {
@@ -17,6 +18,7 @@ namespace {
 constexpr std::uint16_t admin_entries = 32;
 constexpr std::uint32_t admin_in_capsule_bytes = 8192;
 constexpr base::Nanoseconds ready_poll_interval = 10 * base::millisecond;
+constexpr std::uint32_t transfer_bytes_cap = 4u << 20;  // of controllers that know no limit
 
 constexpr std::uint32_t controller_configuration = wire::cc::en.put(1) | wire::cc::iosqes.put(6) |
                                                    wire::cc::iocqes.put(4) |
@@ -28,6 +30,79 @@ std::string name_of_status(wire::Status status) {
            std::to_string(status.sct()) + "/" + std::to_string(status.sc()) + ")";
 }
 
+// A 0's based count of blocks as bytes, if it is one that a device can have; else 0.
+std::uint32_t sensible_size(std::uint16_t blocks, std::uint32_t block_bytes) {
+    const std::uint64_t bytes = (std::uint64_t{blocks} + 1) * block_bytes;
+    return bytes <= (1u << 30) && (bytes & (bytes - 1)) == 0 ? static_cast<std::uint32_t>(bytes) : 0;
+}
+
+// "type.0123…", or nothing if all bytes are zero, which means that there is no such identifier.
+std::string identity_text(const char* type, const std::uint8_t* bytes, std::size_t size) {
+    constexpr char digits[] = "0123456789abcdef";
+    std::string text = std::string(type) + ".";
+    bool any = false;
+    for (std::size_t i = 0; i < size; ++i) {
+        any = any || bytes[i] != 0;
+        text += digits[bytes[i] >> 4];
+        text += digits[bytes[i] & 0xF];
+    }
+    return any ? text : std::string();
+}
+
+// What Identify alone tells of who the namespace is.
+std::string identity_of(const wire::IdentifyController& controller, const wire::IdentifyNamespace& ns,
+                        std::uint32_t nsid) {
+    std::string identity = identity_text("nguid", ns.nguid, sizeof ns.nguid);
+    if (identity.empty()) {
+        identity = identity_text("eui64", ns.eui64, sizeof ns.eui64);
+    }
+    if (identity.empty()) {
+        identity = "serial.";
+        for (const char byte : controller.sn) {
+            if (byte > ' ' && byte < 0x7f) {
+                identity += byte;
+            }
+        }
+        identity += "." + std::to_string(nsid);
+    }
+    return identity;
+}
+
+// The most telling of the Namespace Identification Descriptors; what does not add up ends the list.
+std::string identity_of(const std::array<std::byte, wire::identify_bytes>& page) {
+    struct Kind {
+        wire::NamespaceIdType type;
+        const char* name;
+    };
+    static constexpr Kind kinds[] = {{wire::NamespaceIdType::nguid, "nguid"},
+                                     {wire::NamespaceIdType::uuid, "uuid"},
+                                     {wire::NamespaceIdType::eui64, "eui64"}};
+    std::string found[std::size(kinds)];
+    std::size_t at = 0;
+    while (page.size() - at >= sizeof(wire::NamespaceIdDescriptor)) {
+        wire::NamespaceIdDescriptor descriptor;
+        std::memcpy(&descriptor, page.data() + at, sizeof descriptor);
+        at += sizeof descriptor;
+        if (descriptor.nidl == 0 || descriptor.nidl > page.size() - at) {
+            break;
+        }
+        for (std::size_t i = 0; i < std::size(kinds); ++i) {
+            if (descriptor.nidt == static_cast<std::uint8_t>(kinds[i].type) &&
+                descriptor.nidl == wire::namespace_id_bytes(kinds[i].type)) {
+                found[i] = identity_text(
+                    kinds[i].name, reinterpret_cast<const std::uint8_t*>(page.data() + at), descriptor.nidl);
+            }
+        }
+        at += descriptor.nidl;
+    }
+    for (const std::string& identity : found) {
+        if (!identity.empty()) {
+            return identity;
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
 // The way from a joined admin queue to I/O queues. Each step sends one command; what it answers is taken in
@@ -36,6 +111,8 @@ struct Controller::Step {
     const char* name;
     void (Controller::*start)();
     void (Controller::*take)(std::uint64_t result);
+    bool (Controller::*wanted)() const = nullptr;  // null: always
+    bool optional = false;                         // a controller that cannot do it is taken as it is
 };
 
 const Controller::Step Controller::steps[] = {
@@ -44,12 +121,20 @@ const Controller::Step Controller::steps[] = {
     {"Property Set of CC", &Controller::start_enable, &Controller::take_nothing},
     {"Property Get of CSTS", &Controller::start_status, &Controller::take_status},
     {"Identify Controller", &Controller::start_identify_controller, &Controller::take_identify_controller},
+    {"Identify Controller of the NVM command set", &Controller::start_command_set_limits,
+     &Controller::take_command_set_limits, &Controller::learns, true},
+    {"Set Features of the host behavior", &Controller::start_host_behavior, &Controller::take_nothing,
+     &Controller::retry_delays_offered, true},
     {"Set Features of the number of queues", &Controller::start_number_of_queues,
      &Controller::take_number_of_queues},
     {"Set Features of the event configuration", &Controller::start_event_configuration,
      &Controller::take_nothing},
+    {"Get Log Page of changed namespaces", &Controller::start_changed_namespaces, &Controller::take_nothing,
+     &Controller::looks_again, true},
     {"Identify Namespace", &Controller::start_identify_namespace, &Controller::take_identify_namespace},
-    {"I/O queues", &Controller::open_io_queues, nullptr},
+    {"Namespace Identification Descriptors", &Controller::start_identification,
+     &Controller::take_identification, &Controller::learns, true},
+    {"I/O queues", &Controller::finish_steps, nullptr},
 };
 
 Controller::Controller(reactor::Reactor& reactor, ControllerOptions options, ControllerOwner& owner)
@@ -58,10 +143,13 @@ Controller::Controller(reactor::Reactor& reactor, ControllerOptions options, Con
       owner_(owner),
       identify_controller_(std::make_unique<wire::IdentifyController>()),
       identify_namespace_(std::make_unique<wire::IdentifyNamespace>()),
+      page_(std::make_unique<std::array<std::byte, wire::identify_bytes>>()),
       deadline_(reactor, *this, &Controller::deadline_passed),
       poll_(reactor, *this, &Controller::poll_ready),
-      keep_alive_timer_(reactor, *this, &Controller::keep_alive) {
-    command_.controller = shutdown_command_.controller = keep_alive_command_.controller = this;
+      keep_alive_timer_(reactor, *this, &Controller::keep_alive),
+      ping_timer_(reactor, *this, &Controller::ping) {
+    command_.controller = shutdown_command_.controller = keep_alive_command_.controller =
+        ping_command_.controller = this;
     command_.done = [](HostCommand& command, const Completion& completion) {
         static_cast<AdminCommand&>(command).controller->step_done(completion);
     };
@@ -100,6 +188,7 @@ base::Result<void> Controller::open() {
     queue_options_.hostid = options_.hostid;
     queue_options_.hostnqn = options_.hostnqn;
     queue_options_.subnqn = options_.subnqn;
+    queue_options_.reset_on_close = options_.reset_on_close;
 
     QueueOptions admin = queue_options_;
     admin.entries = admin_entries;
@@ -128,6 +217,9 @@ void Controller::queue_opened(TcpQueue& queue, std::uint16_t cntlid) {
     if (++queues_opened_ == io_queues_.size()) {
         deadline_.stop();
         ready_ = true;
+        if (options_.ping_ms != 0) {
+            ping_timer_.start_after(options_.ping_ms * base::millisecond);
+        }
         owner_.controller_ready();
     }
 }
@@ -170,6 +262,7 @@ void Controller::close(bool orderly) {
     ready_ = false;
     shutting_down_ = true;
     keep_alive_timer_.stop();
+    ping_timer_.stop();
     for (const auto& queue : io_queues_) {
         queue->close();
     }
@@ -194,6 +287,7 @@ void Controller::close_queues() {
     deadline_.stop();
     poll_.stop();
     keep_alive_timer_.stop();
+    ping_timer_.stop();
     for (const auto& queue : io_queues_) {
         queue->close();
     }
@@ -208,6 +302,13 @@ void Controller::deadline_passed() {
 // --- steps -------------------------------------------------------------------------------------------------
 
 void Controller::run_step() {
+    while (steps[step_].wanted != nullptr) {
+        const auto wanted = steps[step_].wanted;
+        if ((this->*wanted)()) {
+            break;
+        }
+        ++step_;
+    }
     command_.sqe = wire::Sqe{};
     command_.direction = wire::DataDirection::none;
     command_.data = nullptr;
@@ -220,10 +321,15 @@ void Controller::run_step() {
 }
 
 void Controller::step_done(const Completion& completion) {
-    if (!completion.answered || closing_) {
+    if (!completion.answered || closing_ || shutting_down_) {
         return;
     }
     const Step& step = steps[step_];
+    if (!completion.status.ok() && step.optional) {
+        ++step_;
+        run_step();
+        return;
+    }
     if (!completion.status.ok()) {
         fail(std::string(step.name) + " failed: " + name_of_status(completion.status));
         return;
@@ -275,6 +381,10 @@ void Controller::start_capabilities() { fill_property_get(wire::property::cap, t
 void Controller::take_capabilities(std::uint64_t result) {
     capabilities_ = result;
     ready_deadline_ = reactor_.now() + (wire::cap::to.get(result) + 1) * 500 * base::millisecond;
+    if (options_.adapt && wire::cap::mqes.get(result) != 0) {
+        options_.depth =
+            static_cast<std::uint16_t>(std::min<std::uint64_t>(options_.depth, wire::cap::mqes.get(result)));
+    }
     if (wire::cap::mqes.get(result) + 1 <= options_.depth) {
         fail("queues have at most " + std::to_string(wire::cap::mqes.get(result) + 1) +
              " entries, one more than can be outstanding");
@@ -327,11 +437,26 @@ void Controller::take_identify_controller(std::uint64_t) {
     }
     const std::uint32_t in_capsule = (identity.ioccsz.value() - 4) * 16;
     queue_options_.in_capsule_bytes = std::min(in_capsule, options_.in_capsule_bytes);
-    const std::uint32_t unit = 4096u << wire::cap::mpsmin.get(capabilities_);
-    facts_.transfer_bytes_max = identity.mdts == 0 || identity.mdts > 10 ? 4u << 20 : unit << identity.mdts;
+    const std::uint64_t unit = std::uint64_t{4096} << wire::cap::mpsmin.get(capabilities_);
+    facts_.transfer_bytes_max =
+        identity.mdts == 0 || identity.mdts > 10
+            ? transfer_bytes_cap
+            : static_cast<std::uint32_t>(std::min<std::uint64_t>(unit << identity.mdts, transfer_bytes_cap));
     facts_.volatile_cache = (identity.vwc & wire::vwc::present) != 0;
     facts_.optional_commands = identity.oncs;
     facts_.fused = identity.fuses;
+    facts_.retry_delays_100ms[0] = identity.crdt1;
+    facts_.retry_delays_100ms[1] = identity.crdt2;
+    facts_.retry_delays_100ms[2] = identity.crdt3;
+    // The controller notices the loss of its host after KATO, which it may have rounded up; with traffic
+    // based keep alive after up to twice as long; one more for a Keep Alive that was under way.
+    const std::uint64_t granularity_ms = std::max<std::uint64_t>(identity.kas, 1) * 100;
+    const std::uint64_t kato_ms = (options_.kato_ms + granularity_ms - 1) / granularity_ms * granularity_ms;
+    const bool traffic_based = (identity.ctratt & wire::ctratt::traffic_based_keep_alive) != 0;
+    facts_.quiesce_ms = kato_ms * (traffic_based ? 3 : 2) + identity.cqt;
+    if (options_.adapt && identity.maxcmd != 0) {
+        options_.depth = std::min(options_.depth, identity.maxcmd.value());
+    }
     if (options_.kato_ms != 0 && !closing_) {
         keep_alive_timer_.start_after(options_.kato_ms * base::millisecond / 2);
     }
@@ -348,6 +473,9 @@ void Controller::take_number_of_queues(std::uint64_t result) {
     const std::uint32_t count = std::min(wire::feature_number_of_queues::nsqr.get(granted),
                                          wire::feature_number_of_queues::ncqr.get(granted)) +
                                 1;
+    if (options_.adapt) {
+        options_.io_queues = static_cast<std::uint16_t>(std::min<std::uint32_t>(count, options_.io_queues));
+    }
     if (count < options_.io_queues) {
         fail("the controller grants " + std::to_string(count) + " of " + std::to_string(options_.io_queues) +
              " I/O queues");
@@ -355,8 +483,8 @@ void Controller::take_number_of_queues(std::uint64_t result) {
 }
 
 void Controller::start_event_configuration() {
-    const std::uint32_t wanted = wire::async_events::namespace_attribute | wire::async_events::ana_change;
-    fill_set_feature(wire::FeatureId::async_event_configuration, identify_controller_->oaes & wanted);
+    fill_set_feature(wire::FeatureId::async_event_configuration,
+                     identify_controller_->oaes & options_.events);
     const std::uint32_t count = std::min<std::uint32_t>(identify_controller_->aerl + 1u,
                                                         static_cast<std::uint32_t>(event_requests_.size()));
     for (; event_requests_used_ < count; ++event_requests_used_) {
@@ -378,7 +506,80 @@ void Controller::take_identify_namespace(std::uint64_t) {
     } else {
         facts_.blocks = ns.nsze;
         facts_.block_bytes = 1u << format.lbads;
+        facts_.write_protected = (ns.nsattr & wire::nsattr_write_protected) != 0;
+        facts_.zeroes_may_deallocate = wire::dlfeat::write_zeroes_deallocate.test(ns.dlfeat) &&
+                                       wire::dlfeat::read_value.get(ns.dlfeat) == wire::dlfeat::read_zeroes;
+        facts_.physical_block_bytes = facts_.optimal_io_bytes = 0;
+        if ((ns.nsfeat & wire::nsfeat::optimal_performance) != 0) {
+            facts_.physical_block_bytes = sensible_size(ns.npwg, facts_.block_bytes);
+            facts_.optimal_io_bytes = sensible_size(ns.nows, facts_.block_bytes);
+        }
+        facts_.identity = identity_of(*identify_controller_, ns, options_.nsid);
     }
+}
+
+void Controller::start_identification() {
+    fill_identify(wire::Cns::namespace_identification_descriptors, options_.nsid, page_.get());
+}
+
+void Controller::take_identification(std::uint64_t) {
+    const std::string identity = identity_of(*page_);
+    if (!identity.empty()) {
+        facts_.identity = identity;
+    }
+}
+
+void Controller::start_changed_namespaces() {
+    command_.sqe.opcode = static_cast<std::uint8_t>(wire::AdminOpcode::get_log_page);
+    command_.sqe.nsid = wire::nsid_broadcast;
+    command_.sqe.cdw10 =
+        wire::log_cdw::lid.put(static_cast<std::uint32_t>(wire::LogPage::changed_namespace_list)) |
+        wire::log_cdw::numdl.put(sizeof(wire::ChangedNamespaceList) / 4 - 1);
+    command_.direction = wire::DataDirection::from_controller;
+    command_.data = page_->data();
+    command_.length = sizeof(wire::ChangedNamespaceList);
+}
+
+void Controller::start_command_set_limits() {
+    fill_identify(wire::Cns::command_set_controller, 0, page_.get());
+}
+
+void Controller::take_command_set_limits(std::uint64_t) {
+    wire::IdentifyNvmController limits;
+    std::memcpy(static_cast<void*>(&limits), page_->data(), sizeof limits);
+    const std::uint64_t unit = std::uint64_t{4096} << wire::cap::mpsmin.get(capabilities_);
+    facts_.write_zeroes_bytes = limits.wzsl == 0 || limits.wzsl > 20 ? 0 : unit << limits.wzsl;
+    facts_.deallocate_blocks = limits.dmrsl;
+    if (limits.dmsl != 0 && (facts_.deallocate_blocks == 0 || limits.dmsl < facts_.deallocate_blocks)) {
+        facts_.deallocate_blocks = limits.dmsl;
+    }
+}
+
+bool Controller::retry_delays_offered() const { return options_.learn && identify_controller_->crdt1 != 0; }
+
+void Controller::start_host_behavior() {
+    fill_set_feature(wire::FeatureId::host_behavior_support, 0);
+    wire::HostBehavior behavior;
+    behavior.acre = 1;
+    std::memcpy(page_.get(), &behavior, sizeof behavior);
+    command_.direction = wire::DataDirection::to_controller;
+    command_.data = page_->data();
+    command_.length = sizeof behavior;
+}
+
+void Controller::finish_steps() {
+    if (!ready_) {
+        open_io_queues();
+        return;
+    }
+    looking_ = false;
+    deadline_.stop();
+    if (look_once_more_) {
+        look_once_more_ = false;
+        look_again();
+        return;
+    }
+    owner_.controller_looked();
 }
 
 void Controller::open_io_queues() {
@@ -400,10 +601,14 @@ void Controller::open_io_queues() {
 // --- while it lives ----------------------------------------------------------------------------------------
 
 void Controller::keep_alive() {
+    keep_alive_timer_.start_after(options_.kato_ms * base::millisecond / 2);
     if (keep_alive_command_.state != HostCommand::State::idle) {
-        fail("Keep Alive was not answered within " + std::to_string(options_.kato_ms / 2) + " ms");
+        if (overdue(keep_alive_command_, keep_alive_sent_at_, options_.kato_ms / 2)) {
+            fail("Keep Alive was not answered in time");
+        }
         return;
     }
+    keep_alive_sent_at_ = reactor_.now();
     keep_alive_command_.sqe = wire::Sqe{};
     keep_alive_command_.sqe.opcode = static_cast<std::uint8_t>(wire::AdminOpcode::keep_alive);
     keep_alive_command_.done = [](HostCommand& command, const Completion& completion) {
@@ -415,9 +620,77 @@ void Controller::keep_alive() {
     };
     if (!admin_->submit(keep_alive_command_)) {
         fail("the admin queue takes no Keep Alive");
+    }
+}
+
+bool Controller::overdue(const AdminCommand& command, base::Nanoseconds sent_at,
+                         std::uint32_t otherwise_ms) const {
+    const std::uint32_t limit_ms =
+        options_.answer_timeout_ms != 0 ? options_.answer_timeout_ms : otherwise_ms;
+    return command.state != HostCommand::State::idle &&
+           reactor_.now() - sent_at >= limit_ms * base::millisecond;
+}
+
+std::uint64_t Controller::bytes_received() const {
+    std::uint64_t bytes = admin_->statistics().bytes_received;
+    for (const auto& queue : io_queues_) {
+        bytes += queue->statistics().bytes_received;
+    }
+    return bytes;
+}
+
+// Whether the controller is still there, asked in a silence: CSTS also tells of a reset or a fatal status.
+void Controller::ping() {
+    if (overdue(ping_command_, ping_sent_at_, options_.ping_ms)) {
+        fail("it answers no ping");
         return;
     }
-    keep_alive_timer_.start_after(options_.kato_ms * base::millisecond / 2);
+    const std::uint64_t heard = bytes_received();
+    const bool silent = heard == heard_bytes_;
+    heard_bytes_ = heard;
+    base::Nanoseconds next = options_.ping_ms * base::millisecond;
+    if (silent && ping_command_.state == HostCommand::State::idle) {
+        wire::PropertyGetCommand get;
+        get.opcode = static_cast<std::uint8_t>(wire::AdminOpcode::fabrics);
+        get.fctype = static_cast<std::uint8_t>(wire::FabricsType::property_get);
+        get.attrib = static_cast<std::uint8_t>(wire::PropertySize::four_bytes);
+        get.ofst = wire::property::csts;
+        ping_command_.sqe = reinterpret_cast<const wire::Sqe&>(get);
+        ping_command_.done = [](HostCommand& command, const Completion& completion) {
+            Controller& controller = *static_cast<AdminCommand&>(command).controller;
+            const auto csts = static_cast<std::uint32_t>(completion.result);
+            if (completion.ok() && (wire::csts::cfs.test(csts) || !wire::csts::rdy.test(csts))) {
+                controller.fail("the controller is not ready any more");
+            }
+        };
+        ping_sent_at_ = reactor_.now();
+        if (!admin_->submit(ping_command_)) {
+            fail("the admin queue takes no ping");
+            return;
+        }
+    }
+    if (ping_command_.state != HostCommand::State::idle && options_.answer_timeout_ms != 0) {
+        next =
+            std::min(next, ping_sent_at_ + options_.answer_timeout_ms * base::millisecond - reactor_.now());
+    }
+    ping_timer_.start_after(next);
+}
+
+void Controller::look_again() {
+    if (!ready_ || closing_ || shutting_down_) {
+        return;
+    }
+    if (looking_) {
+        look_once_more_ = true;
+        return;
+    }
+    looking_ = true;
+    step_ = 0;
+    while (steps[step_].start != &Controller::start_changed_namespaces) {
+        ++step_;
+    }
+    deadline_.start_after(options_.connect_timeout_ms * base::millisecond);
+    run_step();
 }
 
 void Controller::listen(AdminCommand& request) {

@@ -2,7 +2,8 @@
 // queues, keeps the association alive and listens to its events.
 //
 // Bring-up is a table of steps (controller.cc), one admin command at a time. There is no way back: whatever
-// fails, or takes longer than its deadline, ends the controller with a text.
+// fails, or takes longer than its deadline, ends the controller with a text. A ready controller may be asked
+// to look at its namespace again, which runs the steps of the namespace once more.
 //
 // NVM Express Base 2.0 §3.5 (initialization), §3.9 (keep alive), §5.2 (asynchronous events).
 #pragma once
@@ -37,6 +38,16 @@ struct ControllerOptions {
         ~0u;  // on I/O queues: this or what the controller takes, whichever is less
     std::uint32_t kato_ms = 5000;
     std::uint32_t connect_timeout_ms = 10'000;
+    // For a host that is to serve and not to judge: takes fewer or shallower queues than it asked for.
+    bool adapt = false;
+    // Reads also what a block device must know: who the namespace is, limits of commands; asks for retry
+    // delays.
+    bool learn = false;
+    std::uint32_t events = wire::async_events::namespace_attribute | wire::async_events::ana_change;
+    std::uint32_t ping_ms = 0;  // nothing came for so long: asks for CSTS; 0: never
+    // Of a keep alive or ping; 0: until the next one is due.
+    std::uint32_t answer_timeout_ms = 0;
+    bool reset_on_close = false;
 };
 
 struct NamespaceFacts {
@@ -46,6 +57,17 @@ struct NamespaceFacts {
     std::uint32_t transfer_bytes_max = 0;
     std::uint16_t optional_commands = 0;  // ONCS
     std::uint16_t fused = 0;              // FUSES
+    // Only with ControllerOptions::learn, or else as if the controller had said nothing.
+    std::string identity;  // "nguid.…", "uuid.…", "eui64.…" or, if it has none, "serial.….nsid"
+    bool write_protected = false;
+    bool zeroes_may_deallocate = false;        // Write Zeroes with DEAC leaves zeroes
+    std::uint32_t physical_block_bytes = 0;    // 0: the logical block
+    std::uint32_t optimal_io_bytes = 0;        // 0: no preference
+    std::uint64_t write_zeroes_bytes = 0;      // of one command; 0: no limit but that of transfers
+    std::uint64_t deallocate_blocks = 0;       // of one command with one range; 0: no limit
+    std::uint16_t retry_delays_100ms[3] = {};  // CRDT1..3
+    // How long the controller may still execute commands after it was last heard of.
+    std::uint64_t quiesce_ms = 0;
 };
 
 class ControllerOwner {
@@ -55,6 +77,8 @@ class ControllerOwner {
     // After close() or a failure: all queues are closed, the controller may be destroyed.
     virtual void controller_closed() = 0;
     virtual void controller_event(std::uint32_t dword0) { (void)dword0; }
+    // After look_again(): facts() are new.
+    virtual void controller_looked() {}
 
   protected:
     ~ControllerOwner() = default;
@@ -71,6 +95,10 @@ class Controller final : private QueueOwner {
     base::Result<void> open();
     // With `orderly` the controller is told first (CC.SHN).
     void close(bool orderly = true);
+
+    // Reads the namespace's data again, which also lets the next event about it come. What is wrong with it
+    // fails the controller.
+    void look_again();
 
     const NamespaceFacts& facts() const { return facts_; }
     const wire::IdentifyController& identity() const { return *identify_controller_; }
@@ -113,6 +141,9 @@ class Controller final : private QueueOwner {
     void deadline_passed();
     void poll_ready();
     void keep_alive();
+    void ping();
+    bool overdue(const AdminCommand& command, base::Nanoseconds sent_at, std::uint32_t otherwise_ms) const;
+    std::uint64_t bytes_received() const;
     void listen(AdminCommand& request);
     void event_arrived(AdminCommand& request, const Completion& completion);
 
@@ -130,12 +161,22 @@ class Controller final : private QueueOwner {
     void take_status(std::uint64_t result);
     void start_identify_controller();
     void take_identify_controller(std::uint64_t result);
+    bool learns() const { return options_.learn; }
+    bool retry_delays_offered() const;
+    bool looks_again() const { return ready_; }
+    void start_command_set_limits();
+    void take_command_set_limits(std::uint64_t result);
+    void start_host_behavior();
+    void start_changed_namespaces();
+    void start_identification();
+    void take_identification(std::uint64_t result);
     void start_number_of_queues();
     void take_number_of_queues(std::uint64_t result);
     void start_event_configuration();
     void start_identify_namespace();
     void take_identify_namespace(std::uint64_t result);
     void take_nothing(std::uint64_t) {}
+    void finish_steps();
     void open_io_queues();
 
     reactor::Reactor& reactor_;
@@ -150,6 +191,7 @@ class Controller final : private QueueOwner {
     AdminCommand command_;
     AdminCommand shutdown_command_;
     AdminCommand keep_alive_command_;
+    AdminCommand ping_command_;
     std::array<AdminCommand, 4> event_requests_;
     std::uint32_t event_requests_used_ = 0;
     std::uint64_t capabilities_ = 0;
@@ -160,13 +202,20 @@ class Controller final : private QueueOwner {
     bool shutting_down_ = false;
     bool closing_ = false;
     bool failed_ = false;
+    bool looking_ = false;
+    bool look_once_more_ = false;
     std::string failure_;
     std::unique_ptr<wire::IdentifyController> identify_controller_;
     std::unique_ptr<wire::IdentifyNamespace> identify_namespace_;
+    std::unique_ptr<std::array<std::byte, wire::identify_bytes>> page_;  // of the steps without an own one
     NamespaceFacts facts_;
     ControllerTimer deadline_;
     ControllerTimer poll_;
     ControllerTimer keep_alive_timer_;
+    ControllerTimer ping_timer_;
+    base::Nanoseconds keep_alive_sent_at_ = 0;
+    base::Nanoseconds ping_sent_at_ = 0;
+    std::uint64_t heard_bytes_ = 0;
     base::Nanoseconds ready_deadline_ = 0;
 };
 

@@ -13,7 +13,9 @@ struct Completion {
     bool answered = false;  // false: the queue failed before the controller answered
     wire::Status status;
     bool do_not_retry = false;
-    std::uint64_t result = 0;  // dwords 0 and 1
+    std::uint8_t retry_delay = 0;  // CRD: which of CRDT1..3 to wait before the command is sent again
+    bool sent = false;             // unanswered: the controller may have got it
+    std::uint64_t result = 0;      // dwords 0 and 1
 
     bool ok() const { return answered && status.ok(); }
 };

@@ -69,6 +69,10 @@ void TcpQueue::open() {
     }
     const int on = 1;
     (void)setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (options_.reset_on_close) {
+        const linger discard{1, 0};
+        (void)setsockopt(socket_, SOL_SOCKET, SO_LINGER, &discard, sizeof discard);
+    }
     send_operation_.in_flight = true;
     send_operation_.complete = [](reactor::Operation& operation, std::int32_t result) {
         static_cast<SocketOperation&>(operation).queue->connected(result);
@@ -263,7 +267,9 @@ void TcpQueue::finish_closing() {
     phase_ = Phase::closed;
     for (Slot& slot : slots_) {
         if (slot.command != nullptr) {
-            complete(*slot.command, Completion{});
+            Completion unanswered;
+            unanswered.sent = slot.command->state == HostCommand::State::sent;
+            complete(*slot.command, unanswered);
         }
     }
     if (report_failure_) {

@@ -57,6 +57,8 @@ struct QueueOptions {
     std::uint32_t in_capsule_bytes = 8192;  // data that may go with a command capsule
     std::uint32_t transfer_bytes_max = 1u << 20;
     std::uint32_t kato_ms = 0;  // admin queue
+    // However the connection ends, by us or with our process, what was not sent yet is never sent (RST).
+    bool reset_on_close = false;
     std::uint16_t cntlid = wire::cntlid_dynamic;
     std::array<std::uint8_t, 16> hostid{};
     std::string hostnqn;

@@ -213,6 +213,8 @@ bool TcpQueue::take_response(const std::byte* bytes) {
     completion.answered = true;
     completion.status = status;
     completion.do_not_retry = wire::status_bits::do_not_retry.test(cqe.status);
+    completion.retry_delay =
+        static_cast<std::uint8_t>(wire::status_bits::command_retry_delay.get(cqe.status));
     completion.result = cqe.dw01();
     complete(*command, completion);
     return true;

@@ -1,0 +1,177 @@
+// A namespace of an NVMe/TCP target elsewhere as a block device: connects, and connects again, and sends
+// again what was not answered. Verbs: reconnect (ends the connection, at once begins the next).
+//
+// A request waits in line, is in pieces at the controller, or has ended. A piece that the controller did not
+// answer, or asked to send again later, goes to the head of the line and to the next connection, until the
+// request's deadline has passed; then the request fails, or waits for ever, by RemoteSpec::when_lost.
+//
+// Old commands. A controller whose connection was lost may still execute what it had received, later than the
+// same command that was sent again, and so over data that was written after that. It stops when it notices
+// the loss, at the latest after its keep alive timeout (NVM Express Base 2.1 §9.6.2; the time is
+// NamespaceFacts::quiesce_ms). So the range of a change that was sent and not answered is in doubt for that
+// long: sending the same change again is harmless, and is done at once; a newer change of such a range waits.
+// Connections are ended with a reset, so that nothing left in a socket arrives late. A server process that is
+// killed takes its knowledge of doubts with it: there only the reset protects.
+//
+// A peer that lost power may have lost what it had acknowledged and not flushed; no host can see that in the
+// protocol. `generation` in the details counts the connections, and a mirror writes through to more than one.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/initiator/controller.h"
+#include "block/kinds.h"
+#include "wire/nvme_io.h"
+
+namespace block::remote {
+
+class Remote final : public Device, private initiator::ControllerOwner {
+  public:
+    Remote(const Environment& environment, const DeviceSpec& spec);
+    ~Remote() override;
+    // Begins to connect. E_INVALID: an address that is none, names or sizes out of range.
+    base::Result<void> start();
+
+    base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) override;
+    Health health() const override;
+    std::string identity() const override { return identity_; }
+    void tell(Details& details) const override;
+    void command(const Command& command, CommandDone done) override;
+
+  protected:
+    void submit_checked(Request& request) override;
+    void cancel_checked(Request& request) override;
+    void closing_checked() override;
+    void close_checked(std::function<void()> closed) override;
+
+  private:
+    enum class State : std::uint8_t {
+        connecting,  // a controller is being brought up
+        serving,     // requests flow
+        ending,      // the controller is being closed
+        pausing,     // for the time to try again
+        closed,
+    };
+    struct Transfer {
+        Request* request;
+        Transfer* next = nullptr;  // of all, in the order in which they came
+        Transfer* previous = nullptr;
+        Transfer* line_next = nullptr;
+        Transfer* line_previous = nullptr;
+        base::Nanoseconds begun = 0;
+        std::uint64_t issued_bytes = 0;
+        std::uint32_t pieces = 0;  // that are at the controller or wait to be sent again
+        Status status = Status::ok;
+        bool in_line = false;
+        bool issued = false;  // all of it
+        bool overdue = false;
+    };
+    // A command for a part of a request.
+    struct Piece : initiator::HostCommand {
+        Remote* remote = nullptr;
+        Transfer* transfer = nullptr;
+        std::uint64_t begin = 0;  // of its range
+        std::uint64_t bytes = 0;
+        base::Nanoseconds sent_at = 0;
+        base::Nanoseconds not_before = 0;  // to be sent again
+        bool at_controller = false;
+        bool again = false;  // waits to be sent again
+        wire::DsmRange range{};
+        Piece* next_again = nullptr;
+    };
+    // A change that the peer may or may not have executed yet.
+    struct Doubt {
+        std::uint64_t begin;
+        std::uint64_t end;
+        base::Nanoseconds until;
+    };
+    struct RemoteTimer : reactor::Timer {
+        using Member = void (Remote::*)();
+        RemoteTimer(Remote& owner, Member function)
+            : Timer(owner.environment_.reactor,
+                    [](Timer& timer) {
+                        auto& self = static_cast<RemoteTimer&>(timer);
+                        (self.remote.*self.member)();
+                    }),
+              remote(owner),
+              member(function) {}
+        Remote& remote;
+        Member member;
+    };
+
+    // remote.cc: the connection
+    void controller_ready() override;
+    void controller_failed(const std::string& reason) override;
+    void controller_closed() override;
+    void controller_event(std::uint32_t dword0) override;
+    void controller_looked() override;
+    void connect();
+    void pause();
+    void lose(std::string reason);
+    bool accept_facts();
+    void describe(const initiator::NamespaceFacts& facts);
+    void look_around();
+    void say(const char* level, const std::string& message);
+
+    // remote_requests.cc
+    static Transfer& transfer_of(Request& request);
+    void pump();
+    bool send_next_piece(Transfer& transfer);
+    void prepare(Piece& piece);
+    bool hand_out(Piece& piece);
+    void answered(Piece& piece, const initiator::Completion& completion);
+    void send_again(Piece& piece, base::Nanoseconds not_before);
+    bool send_waiting_pieces();
+    void drop_waiting_pieces(Transfer& transfer);
+    void release(Piece& piece);
+    void settle(Transfer& transfer);
+    void finish(Transfer& transfer, Status status);
+    void enter_line(Transfer& transfer);
+    void leave_line(Transfer& transfer);
+    void end_overdue();
+    bool in_doubt(const Request& request);
+    std::uint64_t piece_bytes_max(const Request& request) const;
+
+    Environment environment_;
+    DeviceSpec spec_;
+    State state_ = State::pausing;
+    std::unique_ptr<initiator::Controller> controller_;
+    initiator::NamespaceFacts facts_;
+    std::string identity_;
+    std::string reason_;  // why it does not serve
+    bool foreign_ = false;
+    bool served_ = false;
+    bool reconnect_now_ = false;
+    std::size_t address_ = 0;  // the one to try next
+    std::string peer_;         // the one in use
+    base::Nanoseconds back_off_ = 0;
+    base::Nanoseconds quiesce_ = 0;
+
+    std::vector<Piece> pieces_;
+    std::vector<Piece*> free_pieces_;
+    Piece* again_first_ = nullptr;
+    Piece* again_last_ = nullptr;
+    std::uint32_t at_controller_ = 0;
+    Transfer* first_ = nullptr;
+    Transfer* last_ = nullptr;
+    Transfer* line_first_ = nullptr;
+    Transfer* line_last_ = nullptr;
+    std::vector<Doubt> doubts_;
+    std::uint16_t next_queue_ = 0;
+
+    std::uint64_t generation_ = 0;
+    std::uint64_t resent_ = 0;
+    std::uint64_t retried_ = 0;
+    std::uint64_t timeouts_ = 0;
+    std::uint64_t answers_ = 0;
+    base::Nanoseconds waited_ = 0;
+    std::string last_error_;
+
+    RemoteTimer pause_timer_;
+    RemoteTimer look_timer_;
+    std::function<void()> closed_;
+};
+
+}  // namespace block::remote

@@ -77,9 +77,11 @@ export type ControllerReport = {
   cntlid: number;
   subsystem: string;
   hostNqn: string;
+  /** 32 hexadecimal digits. */
   hostId: string;
   discovery: boolean;
   keepAliveMs: number;
+  /** "disabled", "ready", "shutdown", "failed" */
   state: string;
   connectedSinceMs: number;
   address: string;
@@ -96,6 +98,7 @@ export type ConnectionReport = {
   peerPort: number;
   localAddress: string;
   localPort: number;
+  /** null before Connect */
   cntlid: number | null;
   subsystem: string | null;
   hostNqn: string | null;
@@ -103,6 +106,7 @@ export type ConnectionReport = {
   entries: number;
   headerDigest: boolean;
   dataDigest: boolean;
+  /** "initializing", "connecting", "ready", "waiting for memory", "closing" */
   state: string;
   receivedBytes: number;
   sentBytes: number;
@@ -129,6 +133,7 @@ export type KeeperReport = {
   connections: number;
   accepted: number;
   refused: number;
+  /** none, starting, warm */
   standby: string;
   standbyPid: number;
   systemd: boolean;
@@ -140,6 +145,7 @@ export type RestartReport = {
   reason: string;
   exit: string;
   previousPid: number;
+  /** From the death to the first byte; and its parts. */
   pauseMs: number;
   startMs: number;
   configureMs: number;
@@ -160,9 +166,9 @@ export type RestartsReport = {
   refused: number;
   executed: number;
   pauseSumNs: number;
-  /** Pauses below 1 ms, 2 ms, 4 ms, …; the last counts all above. */
+  /** Pauses below 1 ms, 2 ms, 4 ms, …; the last entry counts all above. */
   pauseCounts: number[];
-  /** Newest first. */
+  /** Newest first, at most 64. */
   last: RestartReport[];
 };
 

@@ -1,11 +1,19 @@
 // The typed surface of the native addon (native/binding). The only file that loads it.
 //
-// The same names in the same order stand in native/binding; absent is null, never a missing property; options are
-// complete before they cross. Sizes and byte counts are bigint, counts and times are number. Every promise is settled
-// by the reactor thread's answer; errors are plain objects { code: "E_…", message, errorNumber } and become
-// KeelError in ts/control.
+// The same names stand in native/binding (what the status passes on as it is, in model/status.ts); absent is null, never
+// a missing property; options are complete before they cross. Sizes and byte counts are bigint, counts and times are
+// number. Every promise is settled by the reactor thread's answer; errors are plain objects { code: "E_…", message,
+// errorNumber } and become KeelError in ts/control.
 
 import { createRequire } from "node:module";
+import type {
+  ConnectionReport,
+  ControllerReport,
+  KeeperReport,
+  ListenerReport,
+  NamespaceReport,
+  RestartsReport,
+} from "../model/status.js";
 
 export type EngineOptions = {
   /** Descriptor of the arena memory file that a keeper holds; null: the engine makes its own (private to this process). */
@@ -178,14 +186,6 @@ export type ListenerSpec = {
   descriptor: number | null;
 };
 
-export type ListenerStatus = {
-  id: string;
-  address: string;
-  family: "ipv4" | "ipv6";
-  port: number;
-  discoveryOnly: boolean;
-};
-
 export type Referral = {
   address: string;
   family: "ipv4" | "ipv6";
@@ -194,27 +194,7 @@ export type Referral = {
   nqn: string;
 };
 
-/** Latencies: counts per bucket, with the upper bounds of LatencyHistogram (native/nvme/latency.h). */
-export type Histogram = { counts: number[]; total: number; sumNs: number };
-
-export type NamespaceStatus = {
-  nsid: number;
-  device: string;
-  nguid: string;
-  uuid: string;
-  blocks: bigint;
-  blockBytes: number;
-  readOnly: boolean;
-  writeProtected: boolean;
-  readCommands: number;
-  writeCommands: number;
-  otherCommands: number;
-  readBytes: number;
-  writtenBytes: number;
-  errors: number;
-  readLatency: Histogram;
-  writeLatency: Histogram;
-};
+export type NamespaceStatus = Omit<NamespaceReport, "sizeBytes" | "state"> & { blocks: bigint };
 
 export type SubsystemStatus = {
   nqn: string;
@@ -225,54 +205,13 @@ export type SubsystemStatus = {
   namespaces: NamespaceStatus[];
 };
 
-export type ControllerStatus = {
-  cntlid: number;
-  subsystem: string;
-  hostNqn: string;
-  /** 32 hexadecimal digits. */
-  hostId: string;
-  discovery: boolean;
-  keepAliveMs: number;
-  /** "disabled", "ready", "shutdown", "failed" */
-  state: string;
-  connectedSinceMs: number;
-  address: string;
-  ioQueues: number;
-  commandsInFlight: number;
-  pendingEvents: number;
-  errorLogEntries: number;
-};
-
-export type ConnectionStatus = {
-  slot: number;
-  listener: string;
-  peerAddress: string;
-  peerPort: number;
-  localAddress: string;
-  localPort: number;
-  /** null before Connect */
-  cntlid: number | null;
-  subsystem: string | null;
-  hostNqn: string | null;
-  qid: number | null;
-  entries: number;
-  headerDigest: boolean;
-  dataDigest: boolean;
-  /** "initializing", "connecting", "ready", "waiting for memory", "closing" */
-  state: string;
-  receivedBytes: number;
-  sentBytes: number;
-  commands: number;
-  inFlight: number;
-};
-
 export type EngineStatus = {
   version: string;
   devices: DeviceStatus[];
   subsystems: SubsystemStatus[];
-  controllers: ControllerStatus[];
-  connections: ConnectionStatus[];
-  listeners: ListenerStatus[];
+  controllers: ControllerReport[];
+  connections: ConnectionReport[];
+  listeners: ListenerReport[];
   discoveryGeneration: bigint;
   dataPoolBytes: bigint;
   dataPoolUsedBytes: bigint;
@@ -339,56 +278,6 @@ export type Adoption = {
   executed: number;
   /** A line for each connection that could not go on. */
   refused: string[];
-};
-
-export type RestartStatus = {
-  number: number;
-  timeMs: number;
-  reason: string;
-  exit: string;
-  previousPid: number;
-  /** From the death to the first byte; and its parts. */
-  pauseMs: number;
-  startMs: number;
-  configureMs: number;
-  adoptMs: number;
-  carried: number;
-  begun: number;
-  refused: number;
-  executed: number;
-};
-
-export type RestartsStatus = {
-  restarts: number;
-  crash: number;
-  watchdog: number;
-  upgrade: number;
-  other: number;
-  carried: number;
-  refused: number;
-  executed: number;
-  pauseSumNs: number;
-  /** Pauses below 1 ms, 2 ms, 4 ms, …; the last entry counts all above. */
-  pauseCounts: number[];
-  /** Newest first, at most 64. */
-  last: RestartStatus[];
-};
-
-export type KeeperStatus = {
-  pid: number;
-  sinceMs: number;
-  keeperStarts: number;
-  restarts: number;
-  lastReason: string;
-  memoryFiles: number;
-  listeners: number;
-  connections: number;
-  accepted: number;
-  refused: number;
-  /** none, starting, warm */
-  standby: string;
-  standbyPid: number;
-  systemd: boolean;
 };
 
 export type LastPdu = {
@@ -489,7 +378,7 @@ export type NativeEngine = {
   removeNamespace(nqn: string, nsid: number): Promise<void>;
   setNamespaceReadOnly(nqn: string, nsid: number, readOnly: boolean): Promise<void>;
 
-  addListener(spec: ListenerSpec): Promise<ListenerStatus>;
+  addListener(spec: ListenerSpec): Promise<ListenerReport>;
   /** Takes over `advertise` and `digests`; the port stays open. */
   setListener(spec: ListenerSpec): Promise<void>;
   removeListener(id: string): Promise<void>;
@@ -510,12 +399,12 @@ export type NativeEngine = {
   /** Goes on with what a predecessor left, after the configuration is in place. Once. */
   adopt(): Promise<Adoption>;
   /** null: no keeper. */
-  keeperInfo(): Promise<KeeperStatus | null>;
+  keeperInfo(): Promise<KeeperReport | null>;
   /** Asks the keeper to replace this process by what is installed now. A failure comes as "restart-failed". */
   requestRestart(reason: string): Promise<void>;
   /** Once a second: the main thread turns. */
   alive(): void;
-  restarts(): Promise<RestartsStatus>;
+  restarts(): Promise<RestartsReport>;
   /** A text that outlives the process, held by the keeper; without a keeper nothing happens. */
   storeText(name: string, text: string): Promise<void>;
   storedText(name: string): Promise<string | null>;

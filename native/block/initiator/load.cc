@@ -1,74 +1,20 @@
 #include "block/initiator/load.h"
 
-#include <sys/mman.h>
-#include <sys/resource.h>
-
 #include <algorithm>
-#include <cstring>
 #include <memory>
-#include <optional>
 #include <random>
 #include <utility>
 
 #include "base/check.h"
-#include "block/initiator/histogram.h"
+#include "block/initiator/load_run.h"
 #include "block/initiator/pattern.h"
-#include "block/initiator/shadow.h"
 #include "reactor/uring_kernel.h"
-#include "wire/nvme_io.h"
 
 namespace block::initiator {
 
 namespace {
 
-constexpr std::size_t pauses_max = 65536;
-constexpr std::uint32_t tries_for_a_free_unit = 64;
 constexpr std::size_t page_bytes = 4096;
-
-// xoshiro256**: quick, and the same everywhere for one seed.
-class Random {
-  public:
-    explicit Random(std::uint64_t seed) {
-        for (std::uint64_t& word : state_) {
-            seed += 0x9e3779b97f4a7c15;
-            std::uint64_t mixed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9;
-            mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
-            word = mixed ^ (mixed >> 31);
-        }
-    }
-    std::uint64_t next() {
-        const std::uint64_t result = rotate(state_[1] * 5, 7) * 9;
-        const std::uint64_t shifted = state_[1] << 17;
-        state_[2] ^= state_[0];
-        state_[3] ^= state_[1];
-        state_[1] ^= state_[2];
-        state_[0] ^= state_[3];
-        state_[2] ^= shifted;
-        state_[3] = rotate(state_[3], 45);
-        return result;
-    }
-    std::uint64_t below(std::uint64_t bound) {
-        return static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * bound) >> 64);
-    }
-
-  private:
-    static std::uint64_t rotate(std::uint64_t value, int by) { return (value << by) | (value >> (64 - by)); }
-    std::uint64_t state_[4];
-};
-
-struct CpuTime {
-    double user = 0;
-    double system = 0;
-
-    static CpuTime now() {
-        rusage usage{};
-        getrusage(RUSAGE_THREAD, &usage);
-        const auto seconds = [](const timeval& time) {
-            return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
-        };
-        return {seconds(usage.ru_utime), seconds(usage.ru_stime)};
-    }
-};
 
 LatencySummary summary_of(const Histogram& histogram) {
     const auto us = [&histogram](double fraction) {
@@ -83,170 +29,35 @@ LatencySummary summary_of(const Histogram& histogram) {
             static_cast<double>(histogram.maximum()) / 1000};
 }
 
-enum class Kind : std::uint8_t { read, write, flush };
-
-class Load;
-
-// A place for one command with its buffer; as many per queue as its depth.
-struct Io : HostCommand {
-    Load* load = nullptr;
-    TcpQueue* queue = nullptr;
-    Kind kind = Kind::read;
-    std::uint64_t unit = 0;
-    std::uint32_t oldest = 0;      // read: generation that must be there at least
-    std::uint32_t generation = 0;  // write
-    std::uint64_t flush_mark = 0;
-    base::Nanoseconds issued_at = 0;
-    Io* next_idle = nullptr;
-};
-
-enum class Phase : std::uint8_t {
-    connecting,  // the controller is being brought up
-    filling,     // writes every unit once
-    warming,     // the load, not measured
-    measuring,   // the load
-    draining,    // the last commands end
-    checking,    // reads every unit that was written
-    leaving,     // the controller is being closed
-    finished,
-};
-
-const char* name_of(Phase phase) {
+const char* name_of(LoadPhase phase) {
     switch (phase) {
-        case Phase::connecting: return "connecting";
-        case Phase::filling: return "filling";
-        case Phase::warming: return "warming";
-        case Phase::measuring: return "measuring";
-        case Phase::draining: return "draining";
-        case Phase::checking: return "checking";
-        case Phase::leaving: return "leaving";
-        case Phase::finished: return "finished";
+        case LoadPhase::connecting: return "connecting";
+        case LoadPhase::filling: return "filling";
+        case LoadPhase::warming: return "warming";
+        case LoadPhase::measuring: return "measuring";
+        case LoadPhase::draining: return "draining";
+        case LoadPhase::checking: return "checking";
+        case LoadPhase::leaving: return "leaving";
+        case LoadPhase::finished: return "finished";
     }
     return "unknown";
 }
 
-class Load final : private ControllerOwner {
-  public:
-    Load(reactor::Reactor& reactor, const LoadOptions& options, std::uint64_t seed)
-        : reactor_(reactor),
-          options_(options),
-          random_(seed),
-          controller_(reactor, options.target, owner()),
-          watch_(reactor, *this, &Load::watch),
-          pace_(reactor, *this, &Load::pace) {
-        result_.seed = seed;
-        result_.error_texts.reserve(options.errors_max + 1);
-        result_.pauses_ms.reserve(pauses_max);
-    }
-    ~Load() {
-        if (buffers_ != nullptr) {
-            munmap(buffers_, buffers_bytes_);
-        }
-    }
-
-    base::Result<void> start() {
-        begun_at_ = reactor_.now();
-        last_completion_ = begun_at_;
-        watch_.start_after(watch_interval);
-        return controller_.open();
-    }
-    bool finished() const { return phase_ == Phase::finished; }
-    LoadResult take_result();
-
-  private:
-    static constexpr base::Nanoseconds watch_interval = 200 * base::millisecond;
-
-    struct LoadTimer : reactor::Timer {
-        using Member = void (Load::*)();
-        LoadTimer(reactor::Reactor& reactor, Load& l, Member m)
-            : Timer(reactor,
-                    [](Timer& timer) {
-                        auto& self = static_cast<LoadTimer&>(timer);
-                        (self.load.*self.member)();
-                    }),
-              load(l),
-              member(m) {}
-        Load& load;
-        Member member;
-    };
-
-    ControllerOwner& owner() { return *this; }
-    void controller_ready() override;
-    void controller_failed(const std::string& reason) override { error(reason); }
-    void controller_closed() override {
-        watch_.stop();
-        pace_.stop();
-        phase_ = Phase::finished;
-    }
-
-    bool prepare();
-    void enter(Phase phase);
-    void next_phase();
-    void issue(Io& io);
-    bool choose(Io& io);
-    bool choose_of_load(Io& io);
-    bool choose_unit_to_write(std::uint64_t& unit);
-    void fill_in(Io& io);
-    void completed(Io& io, const Completion& completion);
-    void measure(const Io& io, base::Nanoseconds now);
-    void check_read(Io& io);
-    void make_idle(Io& io);
-    void wake_idle();
-    void error(std::string text);
-    void watch();
-    void pace();
-    std::uint64_t lba_of(std::uint64_t unit) const { return first_block_ + unit * blocks_per_unit_; }
-
-    reactor::Reactor& reactor_;
-    const LoadOptions& options_;
-    Random random_;
-    Controller controller_;
-    LoadTimer watch_;
-    LoadTimer pace_;
-    LoadResult result_;
-    Phase phase_ = Phase::connecting;
-    bool stopping_ = false;
-
-    std::uint32_t block_bytes_ = 0;
-    std::uint32_t blocks_per_unit_ = 0;
-    std::uint64_t first_block_ = 0;
-    std::uint64_t units_ = 0;
-    Shadow shadow_;
-    void* buffers_ = nullptr;
-    std::size_t buffers_bytes_ = 0;
-    std::vector<Io> ios_;
-    Io* idle_ = nullptr;
-    std::uint32_t outstanding_ = 0;
-    std::uint64_t cursor_ = 0;  // filling, checking, sequential load
-    std::uint64_t issued_ = 0;  // of the load
-    std::uint32_t writes_since_flush_ = 0;
-    base::Nanoseconds next_issue_ = 0;  // with a rate
-
-    base::Nanoseconds begun_at_ = 0;
-    base::Nanoseconds phase_began_ = 0;
-    base::Nanoseconds phase_ends_ = 0;
-    base::Nanoseconds last_completion_ = 0;
-    std::uint64_t completed_ = 0;
-    CpuTime cpu_at_start_;
-    std::uint64_t longest_gap_ = 0;
-    std::uint64_t latest_gap_ = 0;      // the longest since the last report of progress
-    std::uint64_t latest_latency_ = 0;  // likewise
-    Histogram all_, reads_, writes_, flushes_;
-};
+}  // namespace
 
 // --- preparation -------------------------------------------------------------------------------------------
 
-void Load::controller_ready() {
+void LoadRun::controller_ready() {
     if (!prepare()) {
-        phase_ = Phase::leaving;
+        phase_ = LoadPhase::leaving;
         controller_.close();
         return;
     }
     last_completion_ = reactor_.now();
-    enter(options_.fill ? Phase::filling : Phase::warming);
+    enter(options_.fill ? LoadPhase::filling : LoadPhase::warming);
 }
 
-bool Load::prepare() {
+bool LoadRun::prepare() {
     const NamespaceFacts& facts = controller_.facts();
     block_bytes_ = facts.block_bytes;
     result_.block_bytes = block_bytes_;
@@ -295,12 +106,12 @@ bool Load::prepare() {
     buffers_ = memory;
     ios_.resize(places);
     for (std::size_t i = 0; i < places; ++i) {
-        Io& io = ios_[i];
+        LoadIo& io = ios_[i];
         io.load = this;
         io.queue = &controller_.io_queue(static_cast<std::uint16_t>(i / options_.target.depth));
         io.data = static_cast<std::byte*>(memory) + i * stride;
         io.done = [](HostCommand& command, const Completion& completion) {
-            auto& ended = static_cast<Io&>(command);
+            auto& ended = static_cast<LoadIo&>(command);
             ended.load->completed(ended, completion);
         };
         for (std::size_t at = 0; at + 8 <= stride; at += 8) {
@@ -319,7 +130,7 @@ bool Load::prepare() {
 
 // --- phases ------------------------------------------------------------------------------------------------
 
-void Load::enter(Phase phase) {
+void LoadRun::enter(LoadPhase phase) {
     phase_ = phase;
     phase_began_ = reactor_.now();
     const auto duration = [this](double seconds) {
@@ -328,306 +139,78 @@ void Load::enter(Phase phase) {
     };
     phase_ends_ = reactor::no_deadline;
     switch (phase) {
-        case Phase::filling:
-        case Phase::checking: cursor_ = 0; break;
-        case Phase::warming:
+        case LoadPhase::filling:
+        case LoadPhase::checking: cursor_ = 0; break;
+        case LoadPhase::warming:
             cursor_ = 0;
             if (options_.warmup_seconds <= 0) {
-                enter(Phase::measuring);
+                enter(LoadPhase::measuring);
                 return;
             }
             phase_ends_ = duration(options_.warmup_seconds);
             next_issue_ = phase_began_;
             break;
-        case Phase::measuring:
+        case LoadPhase::measuring:
             phase_ends_ = duration(options_.seconds);
             next_issue_ = phase_began_;
             issued_ = 0;
             cpu_at_start_ = CpuTime::now();
             last_completion_ = phase_began_;
             break;
-        case Phase::draining: {
+        case LoadPhase::draining: {
             const CpuTime cpu = CpuTime::now();
             result_.cpu_user_seconds = cpu.user - cpu_at_start_.user;
             result_.cpu_system_seconds = cpu.system - cpu_at_start_.system;
             break;
         }
-        case Phase::leaving: controller_.close(); return;
-        case Phase::connecting:
-        case Phase::finished: return;
+        case LoadPhase::leaving: controller_.close(); return;
+        case LoadPhase::connecting:
+        case LoadPhase::finished: return;
     }
     wake_idle();
 }
 
 // Called when all places are idle and the phase has no more to do.
-void Load::next_phase() {
+void LoadRun::next_phase() {
     switch (phase_) {
-        case Phase::filling: enter(stopping_ ? Phase::leaving : Phase::warming); break;
-        case Phase::warming:
-        case Phase::measuring: enter(Phase::draining); break;
-        case Phase::draining:
+        case LoadPhase::filling: enter(stopping_ ? LoadPhase::leaving : LoadPhase::warming); break;
+        case LoadPhase::warming:
+        case LoadPhase::measuring: enter(LoadPhase::draining); break;
+        case LoadPhase::draining:
             enter(options_.verify && options_.final_check && result_.errors < options_.errors_max
-                      ? Phase::checking
-                      : Phase::leaving);
+                      ? LoadPhase::checking
+                      : LoadPhase::leaving);
             break;
-        case Phase::checking: enter(Phase::leaving); break;
-        case Phase::connecting:
-        case Phase::leaving:
-        case Phase::finished: break;
+        case LoadPhase::checking: enter(LoadPhase::leaving); break;
+        case LoadPhase::connecting:
+        case LoadPhase::leaving:
+        case LoadPhase::finished: break;
     }
 }
 
-void Load::make_idle(Io& io) {
+void LoadRun::make_idle(LoadIo& io) {
     io.next_idle = idle_;
     idle_ = &io;
 }
 
-void Load::wake_idle() {
-    Io* list = idle_;
+void LoadRun::wake_idle() {
+    LoadIo* list = idle_;
     idle_ = nullptr;
     while (list != nullptr) {
-        Io& io = *list;
+        LoadIo& io = *list;
         list = io.next_idle;
         issue(io);
     }
-    if (outstanding_ == 0 && !pace_.running() && phase_ != Phase::leaving) {
+    if (outstanding_ == 0 && !pace_.running() && phase_ != LoadPhase::leaving) {
         next_phase();
-    }
-}
-
-// --- commands ----------------------------------------------------------------------------------------------
-
-void Load::issue(Io& io) {
-    if (!choose(io)) {
-        make_idle(io);
-        return;
-    }
-    fill_in(io);
-    ++outstanding_;
-    io.issued_at = reactor_.now();
-    if (!io.queue->submit(io)) {
-        --outstanding_;
-        if (io.kind == Kind::write && options_.verify) {
-            shadow_.end_write(io.unit, false, false);
-        }
-        make_idle(io);  // the queue has failed, its controller says so
-    }
-}
-
-// What the place does next; false: nothing now.
-bool Load::choose(Io& io) {
-    switch (phase_) {
-        case Phase::filling:
-            if (cursor_ == units_ || stopping_) {
-                return false;
-            }
-            io.kind = Kind::write;
-            io.unit = cursor_++;
-            return true;
-        case Phase::warming:
-        case Phase::measuring: return choose_of_load(io);
-        case Phase::checking:
-            while (cursor_ < units_ && shadow_.unit(cursor_).issued == 0) {
-                ++cursor_;
-            }
-            if (cursor_ == units_ || stopping_) {
-                return false;
-            }
-            io.kind = Kind::read;
-            io.unit = cursor_++;
-            return true;
-        case Phase::connecting:
-        case Phase::draining:
-        case Phase::leaving:
-        case Phase::finished: return false;
-    }
-    return false;
-}
-
-bool Load::choose_of_load(Io& io) {
-    const base::Nanoseconds now = reactor_.now();
-    if (now >= phase_ends_ && phase_ == Phase::warming && !stopping_) {
-        phase_ = Phase::measuring;
-        phase_began_ = now;
-        phase_ends_ = options_.seconds > 0 ? now + static_cast<base::Nanoseconds>(options_.seconds * 1e9)
-                                           : reactor::no_deadline;
-        issued_ = 0;
-        cpu_at_start_ = CpuTime::now();
-    }
-    if (stopping_ || now >= phase_ends_ || (options_.count != 0 && issued_ >= options_.count)) {
-        return false;
-    }
-    if (options_.rate != 0) {
-        if (next_issue_ > now) {
-            if (!pace_.running()) {
-                pace_.start(next_issue_);
-            }
-            return false;
-        }
-        next_issue_ =
-            std::max(next_issue_ + base::second / options_.rate, now > base::second ? now - base::second : 0);
-    }
-    if ((options_.flush_every != 0 && writes_since_flush_ >= options_.flush_every) ||
-        (options_.flush_every != 0 && options_.verify && shadow_.flush_due())) {
-        writes_since_flush_ = 0;
-        io.kind = Kind::flush;
-        ++issued_;
-        return true;
-    }
-    io.kind =
-        options_.read_percent >= 100 || random_.below(100) < options_.read_percent ? Kind::read : Kind::write;
-    io.unit = options_.sequential ? cursor_++ % units_ : random_.below(units_);
-    if (io.kind == Kind::write && options_.verify && !choose_unit_to_write(io.unit)) {
-        io.kind = Kind::read;  // every unit that was tried is being written
-    }
-    writes_since_flush_ += io.kind == Kind::write ? 1 : 0;
-    ++issued_;
-    return true;
-}
-
-bool Load::choose_unit_to_write(std::uint64_t& unit) {
-    for (std::uint32_t tries = 0; tries < tries_for_a_free_unit; ++tries) {
-        if (!shadow_.writing(unit)) {
-            return true;
-        }
-        unit = options_.sequential ? cursor_++ % units_ : random_.below(units_);
-    }
-    return false;
-}
-
-void Load::fill_in(Io& io) {
-    io.sqe = wire::Sqe{};
-    io.sqe.nsid = options_.target.nsid;
-    if (io.kind == Kind::flush) {
-        io.sqe.opcode = static_cast<std::uint8_t>(wire::IoOpcode::flush);
-        io.direction = wire::DataDirection::none;
-        io.length = 0;
-        io.flush_mark = options_.verify ? shadow_.begin_flush() : 0;
-        return;
-    }
-    const bool write = io.kind == Kind::write;
-    io.sqe.opcode = static_cast<std::uint8_t>(write ? wire::IoOpcode::write : wire::IoOpcode::read);
-    wire::set_starting_lba(io.sqe, lba_of(io.unit));
-    io.sqe.cdw12 = wire::io_cdw12::nlb.put(blocks_per_unit_ - 1) |
-                   wire::io_cdw12::fua.put(write && options_.force_unit_access ? 1 : 0);
-    io.direction = write ? wire::DataDirection::to_controller : wire::DataDirection::from_controller;
-    io.length = options_.io_bytes;
-    if (!options_.verify) {
-        return;
-    }
-    if (!write) {
-        io.oldest = shadow_.unit(io.unit).acknowledged;
-        return;
-    }
-    io.generation = shadow_.begin_write(io.unit);
-    for (std::uint32_t block = 0; block < blocks_per_unit_; ++block) {
-        write_pattern({io.data + std::size_t{block} * block_bytes_, block_bytes_}, result_.seed,
-                      lba_of(io.unit) + block, io.generation);
-    }
-}
-
-void Load::completed(Io& io, const Completion& completion) {
-    --outstanding_;
-    const base::Nanoseconds now = reactor_.now();
-    const bool ok = completion.ok();
-    if (completion.answered) {
-        if (!ok) {
-            const char* const name = wire::name_of(completion.status);
-            const char* const what = io.kind == Kind::read    ? "read"
-                                     : io.kind == Kind::write ? "write"
-                                                              : "flush";
-            error(std::string(what) + " of LBA " + std::to_string(lba_of(io.unit)) + ": " +
-                  (name != nullptr ? name : "status " + std::to_string(completion.status.value)));
-        }
-        ++completed_;
-        measure(io, now);
-    }
-    if (options_.verify) {
-        if (io.kind == Kind::write) {
-            shadow_.end_write(io.unit, ok, ok && options_.force_unit_access);
-        } else if (io.kind == Kind::flush && ok) {
-            shadow_.end_flush(io.flush_mark);
-        } else if (io.kind == Kind::read && ok) {
-            check_read(io);
-        }
-    }
-    if (!completion.answered) {
-        make_idle(io);
-        return;
-    }
-    issue(io);
-    if (outstanding_ == 0 && !pace_.running()) {
-        next_phase();
-    }
-}
-
-void Load::measure(const Io& io, base::Nanoseconds now) {
-    const base::Nanoseconds gap = now - std::min(now, last_completion_);
-    last_completion_ = now;
-    if (phase_ != Phase::measuring && phase_ != Phase::draining) {
-        return;
-    }
-    longest_gap_ = std::max(longest_gap_, gap);
-    latest_gap_ = std::max(latest_gap_, gap);
-    latest_latency_ = std::max(latest_latency_, now - io.issued_at);
-    if (gap >= options_.pause_threshold_ms * base::millisecond && result_.pauses_ms.size() < pauses_max) {
-        result_.pauses_ms.push_back(static_cast<double>(gap) / 1e6);
-    }
-    // What ends after the time counts for nothing but its latency's tail; what began before it does not count
-    // either.
-    if (io.issued_at < phase_began_ && phase_ == Phase::measuring) {
-        return;
-    }
-    const std::uint64_t latency = now - io.issued_at;
-    all_.add(latency);
-    (io.kind == Kind::read ? reads_ : io.kind == Kind::write ? writes_ : flushes_).add(latency);
-    if (phase_ == Phase::measuring && now <= phase_ends_) {
-        result_.seconds = static_cast<double>(now - phase_began_) / 1e9;
-        switch (io.kind) {
-            case Kind::read:
-                ++result_.reads;
-                result_.read_bytes += io.length;
-                break;
-            case Kind::write:
-                ++result_.writes;
-                result_.written_bytes += io.length;
-                break;
-            case Kind::flush: ++result_.flushes; break;
-        }
-    }
-}
-
-void Load::check_read(Io& io) {
-    const std::uint32_t newest = shadow_.unit(io.unit).issued;
-    if (newest == 0) {
-        result_.unverifiable_blocks += blocks_per_unit_;
-        return;
-    }
-    for (std::uint32_t block = 0; block < blocks_per_unit_; ++block) {
-        const std::uint64_t lba = lba_of(io.unit) + block;
-        const PatternReading reading =
-            read_pattern({io.data + std::size_t{block} * block_bytes_, block_bytes_}, result_.seed, lba);
-        const bool right = reading.verdict == PatternVerdict::right && reading.generation >= io.oldest &&
-                           reading.generation <= newest;
-        // Before the first acknowledged write anything may be there.
-        if (!right && !(io.oldest == 0 && reading.verdict == PatternVerdict::foreign)) {
-            const char* const what = reading.verdict != PatternVerdict::right ? name_of(reading.verdict)
-                                     : reading.generation < io.oldest         ? "stale"
-                                                                              : "future";
-            error("LBA " + std::to_string(lba) + " reads " + what + " (LBA " + std::to_string(reading.lba) +
-                  ", generation " + std::to_string(reading.generation) + ") where generation " +
-                  std::to_string(io.oldest) + " to " + std::to_string(newest) + " must be");
-            return;
-        }
-        ++result_.verified_blocks;
     }
 }
 
 // --- time and the end --------------------------------------------------------------------------------------
 
-void Load::pace() { wake_idle(); }
+void LoadRun::pace() { wake_idle(); }
 
-void Load::error(std::string text) {
+void LoadRun::error(std::string text) {
     ++result_.errors;
     if (result_.error_texts.size() < options_.errors_max) {
         const double at = static_cast<double>(reactor_.now() - begun_at_) / 1e9;
@@ -636,7 +219,7 @@ void Load::error(std::string text) {
     stopping_ = stopping_ || result_.errors >= options_.errors_max;
 }
 
-void Load::watch() {
+void LoadRun::watch() {
     watch_.start_after(watch_interval);
     const base::Nanoseconds now = reactor_.now();
     if (options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed)) {
@@ -647,26 +230,26 @@ void Load::watch() {
                            name_of(phase_), static_cast<double>(std::exchange(latest_latency_, 0)) / 1e6,
                            static_cast<double>(std::exchange(latest_gap_, 0)) / 1e6});
     }
-    if (outstanding_ != 0 && phase_ != Phase::leaving &&
+    if (outstanding_ != 0 && phase_ != LoadPhase::leaving &&
         static_cast<double>(now - std::min(now, last_completion_)) / 1e9 > options_.stall_timeout_seconds) {
         error("no completion for " + std::to_string(options_.stall_timeout_seconds) + " s with " +
               std::to_string(outstanding_) + " commands outstanding");
-        phase_ = Phase::leaving;
+        phase_ = LoadPhase::leaving;
         controller_.close(false);
         return;
     }
     // An idle load (stopped, or paced when its time ended) has no completion that would take it on.
-    if (outstanding_ == 0 && phase_ != Phase::connecting && phase_ != Phase::leaving &&
+    if (outstanding_ == 0 && phase_ != LoadPhase::connecting && phase_ != LoadPhase::leaving &&
         (stopping_ || now >= phase_ends_)) {
         pace_.stop();
         next_phase();
     }
-    if (phase_ == Phase::connecting && stopping_) {
+    if (phase_ == LoadPhase::connecting && stopping_) {
         controller_.close(false);
     }
 }
 
-LoadResult Load::take_result() {
+LoadResult LoadRun::take_result() {
     result_.iops =
         result_.seconds > 0
             ? static_cast<double>(result_.reads + result_.writes + result_.flushes) / result_.seconds
@@ -687,6 +270,8 @@ LoadResult Load::take_result() {
     }
     return std::move(result_);
 }
+
+namespace {
 
 base::Result<void> check(const LoadOptions& options) {
     const auto invalid = [](std::string message) { return base::Error{"E_INVALID", std::move(message), 0}; };
@@ -722,7 +307,7 @@ base::Result<LoadResult> run_load(const LoadOptions& options) {
         seed = (std::uint64_t{device()} << 32) | device();
     }
     reactor::Reactor reactor(*kernel.value());
-    const auto load = std::make_unique<Load>(reactor, options, seed);
+    const auto load = std::make_unique<LoadRun>(reactor, options, seed);
     if (auto started = load->start(); !started) {
         return started.error();
     }

@@ -9,7 +9,7 @@ import { renderConfig } from "./config.mjs";
 import { withDeadline } from "./guest.mjs";
 
 const KEEL = fileURLToPath(new URL("../../../bin/keel.mjs", import.meta.url));
-const READY_DEADLINE_MS = 60_000;
+const READY_DEADLINE_MS = 120_000;
 const STOP_DEADLINE_MS = 30_000;
 const CLI_DEADLINE_MS = 60_000;
 

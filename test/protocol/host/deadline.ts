@@ -3,7 +3,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 
 /** Sanitizers and busy machines are slow; what fails fails for good, so generous limits cost nothing. */
-export const patienceMs = 20_000;
+export const patienceMs = 60_000;
 
 /** What `promise` resolves to, or an error that says what did not happen in time. */
 export async function within<Value>(

@@ -86,7 +86,7 @@ export async function run(args: readonly string[], env: Record<string, string> =
   child.once("error", reject);
   child.once("close", (status) => resolve(status));
   try {
-    return { status: await within(promise, `keel ${args.join(" ").slice(0, 80)}`, 60_000), ...texts };
+    return { status: await within(promise, `keel ${args.join(" ").slice(0, 80)}`, 120_000), ...texts };
   } finally {
     child.kill("SIGKILL");
   }
@@ -169,7 +169,7 @@ export class Server {
         }
       },
       "the server to answer on its control socket",
-      30_000,
+      120_000,
     );
     for (const endpoint of this.endpoints()) (await Wire.open(endpoint)).destroy();
   }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/crash_point.h"
+#include "block/migration/copy_map.h"
 #include "engine/arena_layout.h"
 #include "engine/version.h"
 #include "nvme/controller.h"
@@ -623,6 +624,9 @@ Adoption Engine::adopt() {
         }
         keeper_->forget_listeners_but(used);
         keeper_->client().ready();
+        // Of a migration that has ended otherwise: the next one must not go on with it.
+        memories_->forget_unused(
+            [](const std::string& name) { return name.ends_with(block::migration::map_suffix); });
         keeper_->forget_memories([this](const std::string& name) {
             return name == description_name || (name.starts_with(data_prefix) && name != data_name(arena_));
         });

@@ -204,7 +204,19 @@ void KeeperLink::keeper_connection(const KeeperItem& connection) {
     }
 }
 
-void KeeperLink::keeper_forgotten(const std::string&, const std::string&) {}
+// A standby holds what the server that lives has: what that one forgets must not come back. (To who serves
+// it is the answer to its own request.)
+void KeeperLink::keeper_forgotten(const std::string& kind, const std::string& name) {
+    const auto found = memory_.find(name);
+    if (gone_ || kind != "memory" || found == memory_.end()) {
+        return;
+    }
+    close(found->second);
+    memory_.erase(found);
+    if (memories_ != nullptr && name.starts_with(device_prefix)) {
+        memories_->withdraw(name.substr(device_prefix.size()));
+    }
+}
 
 void KeeperLink::keeper_refused(const std::string& what, const std::string& reason) {
     if (on_restart_failed && what == "RESTART") {

@@ -25,6 +25,8 @@ Memories::Memories(std::span<MemoryRecord> records, transport::MemoryRegions& re
 
 void Memories::offer(const std::string& name, int descriptor) { offers_[name] = descriptor; }
 
+void Memories::withdraw(const std::string& name) { offers_.erase(name); }
+
 base::Result<std::uint32_t> Memories::slot_for(const std::string& name) {
     if (name.size() >= sizeof(MemoryRecord::name)) {
         return base::Error{"E_INVALID", "the device name \"" + name + "\" is longer than " +
@@ -104,6 +106,26 @@ void Memories::forget(const std::string& name) {
     durable::commit(records_[slot].state, 0u);
     if (forgotten) {
         forgotten(name);
+    }
+}
+
+void Memories::forget_unused(const std::function<bool(const std::string& name)>& which) {
+    for (auto offer = offers_.begin(); offer != offers_.end();) {
+        const std::string name = offer->first;
+        if (memories_.contains(name) || !which(name)) {
+            ++offer;
+            continue;
+        }
+        offer = offers_.erase(offer);
+        for (MemoryRecord& record : records_) {
+            if (record.state != 0 &&
+                name == std::string(record.name, strnlen(record.name, sizeof record.name))) {
+                durable::commit(record.state, 0u);
+            }
+        }
+        if (forgotten) {
+            forgotten(name);
+        }
     }
 }
 

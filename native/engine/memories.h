@@ -32,6 +32,8 @@ class Memories {
 
     // A descriptor that a keeper holds for this name; duplicated when the memory is asked for.
     void offer(const std::string& name, int descriptor);
+    // It is not held any more.
+    void withdraw(const std::string& name);
     // Told of each new memory file, so that a keeper may hold it.
     std::function<void(const std::string& name, int descriptor)> created;
     std::function<void(const std::string& name)> forgotten;
@@ -43,6 +45,8 @@ class Memories {
     int descriptor_of(const std::string& name) const;
     // Nothing may refer to the region any more.
     void forget(const std::string& name);
+    // Those that a keeper holds and that nobody has asked for.
+    void forget_unused(const std::function<bool(const std::string& name)>& which);
 
   private:
     struct Memory {

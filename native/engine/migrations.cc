@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/crash_point.h"
+#include "block/migration/copy_map.h"
 #include "engine/engine.h"
 
 namespace engine {
@@ -294,7 +295,9 @@ void Engine::end_migration(const std::string& name, bool committed, Done done) {
         migration->hand_over(successor);
         EK_CRASH_POINT("engine.migration.switched");
         end_change(name);
-        discard(goes, [this, name, done](const base::Result<void>&) { forget_memory(name + "@map", done); });
+        discard(goes, [this, name, done](const base::Result<void>&) {
+            forget_memory(name + block::migration::map_suffix, done);
+        });
     };
     find_device(name)->close_for_successor([this, switch_over] { post(switch_over); });
 }

@@ -64,6 +64,30 @@ test("a migration goes on over kills, and the hosts lose nothing", { skip }, asy
   assert.equal(load.errors, 0);
 });
 
+test("kills at random moments of short migrations leave one of the two, whole", { skip }, async (context) => {
+  const rounds = Number(process.env.KEEL_KILLS ?? 6);
+  const server = await node("between", { keeper: true }).start({
+    devices: { d: { ram: "48MiB" } },
+    subsystems: { s: ofAny("d") },
+  });
+  const load = scene.load(server, "s", endless);
+  await load.more(500);
+  for (let round = 0; round < rounds; ++round) {
+    const toFile = round % 2 === 0;
+    const to = toFile ? place(server, `${round}.img`) : JSON.stringify({ ram: "48MiB" });
+    await server.keel("device", "migrate", "d", to);
+    const moment = Math.random() * 1200;
+    context.diagnostic(`round ${round}: killed after ${moment.toFixed(1)} ms`);
+    await new Promise((resolve) => setTimeout(resolve, moment));
+    await server.kill();
+    const kind = toFile ? "file" : "ram";
+    await until(async () => (await server.device("d")).kind === kind, `it is of kind ${kind}`);
+    await load.more(300);
+  }
+  load.kill();
+  assert.equal(load.errors, 0);
+});
+
 test("a migration is cancelled, also after a kill, and a bad place is refused", { skip }, async () => {
   const server = await node("staying", { keeper: true }).start({
     devices: { d: { ram: "48MiB" } },

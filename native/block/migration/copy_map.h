@@ -13,6 +13,9 @@
 
 namespace block::migration {
 
+// The map is kept in memory of the volume's name with this at its end.
+inline constexpr const char* map_suffix = "@map";
+
 class CopyMap {
   public:
     // Bytes of memory for a volume of that size.

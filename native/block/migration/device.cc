@@ -69,7 +69,7 @@ base::Result<void> Migration::open() {
         const bool known = description_.size_bytes != 0 && destination_.device()->describe().size_bytes != 0;
         return base::Error{known ? "E_INVALID" : "E_NOT_READY", describe_device(spec_) + why};
     }
-    auto memory = environment_.memory(spec_.name + "@map", CopyMap::bytes_for(description_.size_bytes));
+    auto memory = environment_.memory(spec_.name + map_suffix, CopyMap::bytes_for(description_.size_bytes));
     if (!memory) {
         return memory.error();
     }

@@ -360,17 +360,14 @@ void Mirror::submit_checked(Request& request) {
 }
 
 void Mirror::begin(Op& op) {
-    static constexpr void (Mirror::*first_steps[])(Op&) = {
-        &Mirror::begin_read,    // read
-        &Mirror::begin_change,  // write
-        &Mirror::begin_flush,   // flush
-        &Mirror::begin_change,  // write_zeroes
-        &Mirror::begin_change,  // deallocate
-    };
-    if (serving_) {
-        (this->*first_steps[static_cast<std::size_t>(op.above->action)])(op);
-    } else {
+    if (!serving_) {
         park_or_fail(op);
+    } else if (op.above->action == Action::read) {
+        begin_read(op);
+    } else if (op.above->action == Action::flush) {
+        begin_flush(op);
+    } else {
+        begin_change(op);
     }
 }
 

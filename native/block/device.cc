@@ -69,22 +69,7 @@ std::vector<std::string> Device::claimed_by() const {
     return owners;
 }
 
-void Device::submit(Request& request) {
-    EK_CHECK(request.phase == Request::Phase::idle, "a request is submitted while a device has it");
-    EK_CHECK(request.done != nullptr, "nobody waits for the request");
-    EK_CHECK(request.action <= Action::deallocate, "no such action");
-    request.phase = Request::Phase::submitted;
-    request.cancelled = false;
-    request.device = this;
-    ++counters_.in_flight;
-    if (holds_ != 0) {
-        wait(request);
-        return;
-    }
-    forward(request);
-}
-
-void Device::forward(Request& request) {
+[[gnu::always_inline]] inline void Device::forward(Request& request) {
     const Status status = judge(request);
     const bool nothing_to_do = request.length == 0 && request.action != Action::flush;
     if (status != Status::ok || nothing_to_do) {
@@ -96,9 +81,41 @@ void Device::forward(Request& request) {
     submit_checked(request);
 }
 
+void Device::submit(Request& request) {
+    EK_CHECK(request.phase == Request::Phase::idle, "a request is submitted while a device has it");
+    EK_CHECK(request.done != nullptr, "nobody waits for the request");
+    EK_CHECK(request.action <= Action::deallocate, "no such action");
+    request.phase = Request::Phase::submitted;
+    request.cancelled = false;
+    request.device = this;
+    ++counters_.in_flight;
+    if (holds_ != 0) [[unlikely]] {
+        wait(request);
+        return;
+    }
+    forward(request);
+}
+
 void Device::command(const Command& command, CommandDone done) {
     done(base::Error{"E_NOT_SUPPORTED", "device \"" + name_ + "\" (" + kind_ + ") cannot be asked to \"" +
                                             command.verb + "\"; that is for other kinds"});
+}
+
+[[gnu::always_inline]] inline void Device::end(Request& request, Status status) {
+    const auto action = static_cast<std::size_t>(request.action);
+    if (status == Status::ok) {
+        ++counters_.completed[action];
+        counters_.bytes[action] += request.action == Action::flush ? 0 : request.length;
+    } else {
+        ++counters_.errors;
+    }
+    request.device = nullptr;
+    request.phase = Request::Phase::idle;  // `done` may submit it again or destroy it
+    request.done(request, status);
+    --counters_.in_flight;
+    if (ends_matter_) {
+        finish_if_idle();
+    }
 }
 
 void Device::cancel(Request& request) {
@@ -117,28 +134,11 @@ void Device::complete(Request& request, Status status) {
     EK_CHECK(request.phase == Request::Phase::submitted && !request.waiting,
              "a request completes that is not in flight");
     EK_CHECK(request.device == this, "a request completes on a device that does not have it");
-    if (ends_matter_ && keeps(request, status)) {
+    if (ends_matter_ && keeps(request, status)) [[unlikely]] {
         finish_if_idle();
         return;
     }
     end(request, status);
-}
-
-void Device::end(Request& request, Status status) {
-    const auto action = static_cast<std::size_t>(request.action);
-    if (status == Status::ok) {
-        ++counters_.completed[action];
-        counters_.bytes[action] += request.action == Action::flush ? 0 : request.length;
-    } else {
-        ++counters_.errors;
-    }
-    request.device = nullptr;
-    request.phase = Request::Phase::idle;  // `done` may submit it again or destroy it
-    request.done(request, status);
-    --counters_.in_flight;
-    if (ends_matter_) {
-        finish_if_idle();
-    }
 }
 
 // --- requests that wait

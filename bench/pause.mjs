@@ -71,7 +71,8 @@ class KeptServer {
     const configuration = join(server.directory, "keel.yaml");
     writeFileSync(configuration, keelConfiguration(server.port, server.directory, null));
     const command = [process.execPath, join(root, "bin/keel.mjs"), "serve", "--config", configuration];
-    const options = [`--standby=${standby ? "on" : "off"}`, "--standby-delay=0.05", "--short-life=0"];
+    // The next standby starts when the pause has been reported: real-time, it would take turns with the server.
+    const options = [`--standby=${standby ? "on" : "off"}`, "--standby-delay=1", "--short-life=0"];
     // Not on one core: the standby starts beside the server.
     const words = [...first(), join(root, "build/Release/keel-keeper"), ...options, "--", ...command];
     server.keeper = spawn(words[0], words.slice(1), {

@@ -180,8 +180,11 @@ base::Result<std::uint64_t> Engine::resize_device(const std::string& name,
 }
 
 block::Device::Health Engine::health_of(const block::Device& device) const {
-    const auto failed = failed_.find(device.name());
-    return failed == failed_.end() ? device.health() : block::Device::Health{"failed", failed->second};
+    if (const auto failed = failed_.find(device.name()); failed != failed_.end()) {
+        return {"failed", failed->second};
+    }
+    // What it stood on is not its own any more once it is closed.
+    return device.closing() ? block::Device::Health{"exchanging", {}} : device.health();
 }
 
 DeviceStatus Engine::status_of(block::Device& device) {
@@ -226,6 +229,9 @@ void Engine::make_pages_huge(const block::Device& device) {
 void Engine::watch_devices() {
     for (auto& device : devices_) {
         make_pages_huge(*device);
+        if (device->closing() && !failed_.contains(device->name())) {
+            continue;  // its successor is being made
+        }
         const block::Device::Health health = health_of(*device);
         // What a device that is well has to say is news, too; reasons of trouble change all the time.
         const std::string state = health.state == "ok" ? health.reason : health.state;

@@ -80,6 +80,22 @@ test("a suspended device holds back its own users alone, also over a restart", {
   assert.equal(one.errors + two.errors, 0);
 });
 
+test("a device below is made anew under load, again and again", { skip }, async () => {
+  const server = node("slow");
+  await server.start({
+    devices: { disk: file(server, "d.img"), d: { delay: "disk" } },
+    subsystems: { d: ofAny("d") },
+  });
+  await server.exporting();
+  const load = scene.load(server, "d", [...counted(6_000), "--rate", "2000", "--range-bytes", "16m"]);
+  await load.more(200);
+  for (const delay of ["5ms", "0", "10ms", "1ms"]) {
+    await server.keel("set", "devices.d.write", delay);
+    await load.more(100);
+  }
+  assert.equal((await load.ended).errors, 0);
+});
+
 test("legs of a mirror come and go under load, and it is the same volume after a kill", {
   skip,
 }, async () => {

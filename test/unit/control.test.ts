@@ -685,7 +685,7 @@ test("size and identity of a remote medium are given back at the next start", as
     const known = { sizeBytes: 1n << 20n, blockBytes: 4096, identity: "uuid.77" };
     assert.deepEqual(second.engine.specs.get("far")?.known, known);
     await second.server.volumes.accept("far");
-    assert.equal(second.engine.specs.get("far")?.known, null);
+    assert.deepEqual(second.engine.specs.get("far")?.known, { ...known, identity: "" });
     await end(second);
   });
 });

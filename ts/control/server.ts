@@ -17,7 +17,7 @@ import type { ServerStatus } from "../model/status.js";
 import type { Adoption, EngineEvent, LastPdus, NativeEngine, Takeover } from "../native/addon.js";
 import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
 import { formatKept, keptConfigurationName } from "../recovery/kept-configuration.js";
-import { knownFacts, mediumKey, remembered } from "../recovery/media.js";
+import { knownFacts, mediumKey } from "../recovery/media.js";
 import { admit } from "./admission.js";
 import { withDeadline } from "./deadline.js";
 import { DurableDirectory } from "./durable-directory.js";
@@ -452,17 +452,23 @@ export class Server {
     });
   }
 
-  /** The next medium that is found is taken as it is. */
+  /** The next medium that is found is taken whatever it is, if it has the size: who uses the device counts on that. */
   private forgetMedium(device: string): Promise<void> {
     return this.inTurn(async () => {
       const { directory } = this.parts;
-      const { devices } = this.desired.state;
-      const wanted = devices.find(({ name }) => name === device);
-      if (wanted === undefined || mediumKey(wanted) === null)
+      const wanted = this.desired.state.devices.find(({ name }) => name === device);
+      const key = wanted === undefined ? null : mediumKey(wanted);
+      if (wanted === undefined || key === null)
         throw new KeelError("E_NOT_SUPPORTED", `nothing is remembered of the medium of device "${device}"`);
-      const others = devices.filter((one) => mediumKey(one) !== mediumKey(wanted));
-      await directory.writeMedia(remembered(directory.media, others, new Map()));
-      await this.reconciler.again(wanted);
+      const before = directory.media;
+      const facts = knownFacts(before, wanted);
+      if (facts !== null) await directory.writeMedia({ ...before, [key]: { ...facts, identity: "" } });
+      try {
+        await this.reconciler.again(wanted);
+      } catch (thrown) {
+        await directory.writeMedia(before);
+        throw thrown;
+      }
       await this.rememberMedia();
     });
   }

@@ -107,6 +107,7 @@ void Remote::pump() {
         Transfer& present = *transfer;
         transfer = transfer->line_next;
         if (!doubts_.empty() && in_doubt(*present.request)) {
+            present.begun = environment_.reactor.now();  // the peer is there: this wait is not the deadline's
             continue;
         }
         while (!present.issued) {
@@ -367,10 +368,10 @@ void Remote::end_overdue() {
     }
     const base::Nanoseconds now = environment_.reactor.now();
     const base::Nanoseconds deadline = spec_.remote.deadline_ms * base::millisecond;
-    for (Transfer* transfer = first_; transfer != nullptr && now - transfer->begun >= deadline;) {
+    for (Transfer* transfer = first_; transfer != nullptr;) {
         Transfer& late = *transfer;
         transfer = transfer->next;
-        if (late.overdue) {
+        if (late.overdue || now - late.begun < deadline) {
             continue;
         }
         late.overdue = true;

@@ -133,7 +133,9 @@ TEST_CASE("what was in flight when the connection broke is sent again and comple
 TEST_CASE("a newer change of a range in doubt waits until the peer cannot execute the older one any more") {
     LoopbackTarget target(ram());
     BlockRig rig;
-    Device& device = *rig.make(testing::remote_device(target, "far")).value();
+    DeviceSpec spec = testing::remote_device(target, "far");
+    spec.remote.deadline_ms = 1000;  // shorter than that wait, which does not count
+    Device& device = *rig.make(spec).value();
     REQUIRE(serves(rig, device));
     Pages memory(4096);
     TestRequest first;

@@ -171,6 +171,10 @@ bool Remote::accept_facts() {
     } else if (known && facts.block_bytes != description_.block_bytes) {
         wrong = "its blocks have " + std::to_string(facts.block_bytes) + " bytes; this device's have " +
                 std::to_string(description_.block_bytes);
+    } else if (facts.transfer_bytes_max < facts_.transfer_bytes_max) {
+        // What waits to be sent again was cut to what it took before.
+        wrong = "it takes " + std::to_string(facts.transfer_bytes_max) + " bytes at once; it took " +
+                std::to_string(facts_.transfer_bytes_max);
     } else if (known && bytes < description_.size_bytes) {
         wrong = "it has " + std::to_string(bytes) + " bytes; this device is known with " +
                 std::to_string(description_.size_bytes);

@@ -9,8 +9,10 @@
 //  - Nobody reads from a leg that is not up; of regions in which legs that are up may differ (after a crash),
 //    one leg alone is read until the others were made equal to it.
 //
-// Files: assemble.cc which legs may be served from · mirror_read.cc, mirror_write.cc the host's requests ·
-// metadata.cc table and map · resync.cc · scrub.cc · verbs.cc what can be asked of it · mirror.cc the rest.
+// Files: read_leg.cc what a leg holds · assemble.cc which legs may be served from · start.cc from there to a
+// volume that is served · membership.cc legs come and go · host_requests.cc, mirror_read.cc, mirror_write.cc
+// the host's requests · leg_requests.cc · table.cc, map_writer.cc what the legs carry · resync.cc · scrub.cc
+// · verbs.cc what can be asked of it · status.cc.
 //
 // A write is copied before it goes to a leg that does not take it at once (see leg_io.h); with more than 64
 // MiB of those under way it goes out of the host's memory, and then is acknowledged only when a leg that is
@@ -50,6 +52,7 @@ enum class LegState : std::uint8_t {
     leaving,  // waits for its last requests, then goes
 };
 const char* name_of(LegState state);
+Uuid new_uuid();
 
 // How long a start that could go on waits for legs that are being read.
 inline constexpr base::Nanoseconds patience = 2 * base::second;
@@ -196,45 +199,54 @@ class Mirror final : public Device {
     std::uint32_t writable_mask() const;
     std::uint32_t stale_mask() const;
     std::uint32_t up_count() const;
+    void describe_from_legs();
+    bool read_only() const { return spec_.read_only; }
+
+    // leg_requests.cc
     void ask(Leg& leg, const Wish& wish, Ended ended);
     void ask_io(Leg& leg, const Wish& wish, Ended ended, LegIo** place);
     static void io_done(Request& request, Status status);
     void abandon(Leg& leg);
     void leg_changed(Leg& leg);
     void leg_ran_dry(Leg& leg);
-    void finish_close();
     void answer(Leg& leg, base::Result<void> result);
-    void describe_from_legs();
+    void retry_soon();
+
+    // host_requests.cc
     Op& take_op(Request& request);
+    void begin(Op& op);
     void end_op(Op& op, Status status);
     void park(Op& op);
     void park_or_fail(Op& op);
     void run_parked();
-    void begin(Op& op);
-    void retry_soon();
-    bool read_only() const { return spec_.read_only; }
+    void finish_close();
 
-    // assemble.cc
+    // read_leg.cc
     void begin_reading(Leg& leg);
     void superblocks_read(Leg& leg, Buffer& buffer, Status status);
     void content_read(Leg& leg, Buffer& buffer, Status status);
     void leg_read(Leg& leg);
     void refuse(Leg& leg, const std::string& reason);
+
+    // assemble.cc
     void try_start();
+
+    // start.cc
     void try_create();
-    void start_with(int newest, std::uint32_t verdict_up);
     void read_maps();
     void maps_read();
-    void serve();
-    void welcome(Leg& leg);
-    void join(Leg& leg, bool everything);
-    bool bind_slot(Leg& leg);
-    void lose(const std::string& reason);
-    void fail_leg(Leg& leg, const std::string& reason);
     void choose_source();
-    Superblock current_table() const;
+    void serve();
 
-    // metadata.cc
+    // membership.cc
+    Superblock current_table() const;
+    void welcome(Leg& leg);
+    bool bind_slot(Leg& leg);
+    void join(Leg& leg, bool everything);
+    void fail_leg(Leg& leg, const std::string& reason);
+    void lose(const std::string& reason);
+
+    // table.cc
     void table_changed();
     void commit();
     void commit_to(std::uint32_t slots);
@@ -242,6 +254,8 @@ class Mirror final : public Device {
     void committed();
     void commit_settled();
     bool settled() const { return durable_version_ == wanted_version_; }
+
+    // map_writer.cc
     void schedule_batch();
     void run_batch();
     void batch_done();

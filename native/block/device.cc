@@ -97,8 +97,8 @@ void Device::submit(Request& request) {
 }
 
 void Device::command(const Command& command, CommandDone done) {
-    done(base::Error{"E_NOT_SUPPORTED", "device \"" + name_ + "\" (" + kind_ + ") cannot be asked to \"" +
-                                            command.verb + "\"; that is for other kinds"});
+    done(base::Error{"E_UNSUPPORTED", "device \"" + name_ + "\" (" + kind_ + ") cannot be asked to \"" +
+                                          command.verb + "\"; that is for other kinds"});
 }
 
 [[gnu::always_inline]] inline void Device::end(Request& request, Status status) {

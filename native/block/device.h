@@ -146,7 +146,7 @@ class Device {
     virtual void tell(Details& details) const { (void)details; }
     // Names of the devices that it stands on now.
     virtual std::vector<std::string> parts() const { return {}; }
-    // Answers once, from within or later. E_NOT_SUPPORTED: not a verb of this kind.
+    // Answers once, from within or later. E_UNSUPPORTED: not a verb of this kind.
     virtual void command(const Command& command, CommandDone done);
 
   protected:

@@ -183,7 +183,7 @@ TEST_CASE("a linear volume grows at run time, never onto itself, and its users a
                   [&](base::Result<void> result) { answer = std::move(result); });
         return answer.ok() ? std::string() : answer.error().code;
     };
-    CHECK(command("shrink", {}) == "E_NOT_SUPPORTED");
+    CHECK(command("shrink", {}) == "E_UNSUPPORTED");
     CHECK(command("grow", {{"device", "nobody"}}) == "E_NOT_FOUND");
     CHECK(command("grow", {{"device", "above"}}) == "E_INVALID");
     CHECK(mentions(answer.error(), "stands on it itself"));

@@ -269,7 +269,7 @@ TEST_CASE("a migration is cancelled at any time, goes at the rate that it was gi
     CHECK(server.load_goes_on());
     REQUIRE(server.cancel().ok());
     CHECK(server.devices() == std::set<std::string>{"n"});
-    CHECK(server.cancel().error().code == "E_NOT_SUPPORTED");
+    CHECK(server.cancel().error().code == "E_UNSUPPORTED");
     CHECK(server.load_goes_on());
     REQUIRE(server.begin(ram_of(2 * size_bytes, "larger")).ok());
     REQUIRE(server.becomes("copied"));
@@ -429,7 +429,7 @@ TEST_CASE("a device of another kind knows no verbs of a linear volume, and the e
             engine.device_command(name, {"grow", {{"device", "b"}}}, std::move(done));
         });
     };
-    CHECK(grow("n").error().code == "E_NOT_SUPPORTED");
+    CHECK(grow("n").error().code == "E_UNSUPPORTED");
     CHECK(grow("nobody").error().code == "E_NOT_FOUND");
     CHECK(grow("v").ok());
     CHECK(server.device("v").description.size_bytes == 2 * size_bytes);

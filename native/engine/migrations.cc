@@ -195,7 +195,7 @@ base::Result<block::Device*> Engine::migrating_device(const std::string& name) {
         return base::Error{"E_NOT_FOUND", "there is no device \"" + name + "\""};
     }
     if (device->kind() != "migration") {
-        return base::Error{"E_NOT_SUPPORTED", "device \"" + name + "\" is not being migrated"};
+        return base::Error{"E_UNSUPPORTED", "device \"" + name + "\" is not being migrated"};
     }
     if (stopped_ || (changing_.contains(name) && !prepared_.contains(name))) {
         return base::Error{"E_BUSY", "device \"" + name + "\" is being exchanged"};

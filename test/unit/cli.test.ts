@@ -14,6 +14,7 @@ import {
   findSubsystem,
   getPath,
   parsePath,
+  removeDevice,
   removeListener,
   resizeDevice,
   setPath,
@@ -21,7 +22,7 @@ import {
   unshare,
 } from "../../dist/config/edit.js";
 import { prettyLine } from "../../dist/main/logger.js";
-import { KeelError } from "../../dist/model/errors.js";
+import { errorTable, KeelError } from "../../dist/model/errors.js";
 import type { Json, JsonObject } from "../../dist/model/json.js";
 import { makeRandom } from "./random.js";
 
@@ -234,6 +235,49 @@ test("commands become the requests that they mean", async () => {
   });
 });
 
+test("a dry run prints the command that does it, every word of it", async () => {
+  const plan = { applied: false, steps: ["+ x"], unchanged: 3, lost: ["y"], needsRestart: [], listeners: [] };
+  await withAnswers(plan, async (path) => {
+    const again = async (...args: string[]): Promise<string> =>
+      /Apply: (.*)\n/.exec((await keelAt(path, ...args)).out)?.[1] ?? "";
+    assert.equal(
+      await again("share", "/srv/a b.img", "--name", "pg", "--dry-run", "--allow", "any"),
+      "keel share '/srv/a b.img' --name pg --allow any --yes",
+    );
+    assert.equal(
+      await again("device", "add", "m", "{mirror: [a, b]}", "--dry-run"),
+      "keel device add m '{mirror: [a, b]}' --yes",
+    );
+    assert.equal(
+      await again("set", "log.level", "info", "--yes", "--dry-run"),
+      "keel set log.level info --yes",
+    );
+  });
+});
+
+test("a word that a group of commands does not have is named, and nothing is listed instead", () => {
+  for (const group of ["hosts", "listen", "device", "jobs"]) {
+    const { status, err } = keel(group, "lst");
+    assert.equal(status, 2);
+    assert.match(err, /unknown command 'lst' Did you mean "ls"\?/);
+    assert.equal(keel(group).status, 5);
+    assert.equal(keel(group, "-o", "json").status, 5);
+  }
+});
+
+test("the commands that errors tell people to type exist", () => {
+  const program = buildProgram();
+  for (const [code, { fix }] of Object.entries(errorTable)) {
+    for (const [, name = "", inner] of fix.matchAll(/\bkeel ([a-z]+)(?: ([a-z]+))?/g)) {
+      const command = program.commands.find((one) => one.name() === name);
+      assert.ok(command !== undefined || name === "help", `${code}: keel ${name}`);
+      const known = command?.commands.map((one) => one.name()) ?? [];
+      if (known.length > 0 && inner !== undefined)
+        assert.ok(known.includes(inner), `${code}: keel ${name} ${inner}`);
+    }
+  }
+});
+
 test("paths into the configuration are read with quotes and indices", () => {
   assert.deepEqual(parsePath("subsystems.pg.hosts[0]"), ["subsystems", "pg", "hosts", 0]);
   assert.deepEqual(parsePath('devices."a.b".ram'), ["devices", "a.b", "ram"]);
@@ -245,6 +289,13 @@ const raw = (): JsonObject => ({
   version: 1,
   devices: { d: { ram: "1MiB" }, e: { delay: "d" } },
   subsystems: { s: { namespaces: [{ id: 1, device: "e" }], hosts: [] } },
+});
+
+test("a device that something stands on is not removed, and the error says who", () => {
+  const busy = (user: RegExp) => (error: unknown) =>
+    error instanceof KeelError && error.code === "E_BUSY" && user.test(error.message);
+  assert.throws(() => removeDevice(raw(), "d"), busy(/used by device "e"/));
+  assert.throws(() => removeDevice(raw(), "e"), busy(/used by subsystem "s"/));
 });
 
 test("get and set reach every place, and neither reaches outside the document", () => {

@@ -385,6 +385,14 @@ test("aliases work and cannot blow up", () => {
   assert.ok(Date.now() - started < 5000);
 });
 
+test("brackets without end are refused in plain words", () => {
+  for (const levels of [70, 100_000]) {
+    const { code, lines } = faults(`version: 1\nnode: ${"[".repeat(levels)}${"]".repeat(levels)}\n`);
+    assert.equal(code, "E_CONFIG_SYNTAX");
+    assert.match(lines.join(), /nested deeper than 64 levels/);
+  }
+});
+
 test("a mapping that contains itself is refused", () => {
   assert.equal(faults("version: 1\ndevices: &d\n  a: *d\n").code, "E_CONFIG_SYNTAX");
 });

@@ -5,10 +5,12 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { formatError, KeelError, toKeelError } from "../model/errors.js";
+import { didYouMean } from "../model/nearest.js";
 import { formats } from "./output.js";
 
 export type CommonOptions = { socket?: string; output?: string; debug?: boolean };
-export type ChangeFlags = CommonOptions & { dryRun?: boolean; yes?: boolean };
+/** `again`: the command line without --dry-run, as it would be typed. */
+export type ChangeFlags = CommonOptions & { dryRun?: boolean; yes?: boolean; again?: string };
 
 const usageExit = 2;
 
@@ -384,7 +386,22 @@ function looking(program: Command): void {
     .action(async (options) => (await import("./commands/local.js")).doctorCommand(options));
 }
 
-export function buildProgram(): Command {
+const quoted = (word: string): string =>
+  /^[\w./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+
+/** Groups list where nothing is said; a word that is no command of theirs must not be taken for an argument of that. */
+function refuseUnknown(group: Command): void {
+  const [word] = group.args;
+  if (word === undefined || word.startsWith("-") || word === "help") return;
+  const names = group.commands.map((command) => command.name());
+  if (names.includes(word)) return;
+  group.error(`error: unknown command '${word}'${didYouMean(word, names)}`, {
+    code: "commander.unknownCommand",
+  });
+}
+
+/** `args`: the command line that is about to be parsed. */
+export function buildProgram(args: readonly string[] = []): Command {
   const program = new Command("keel")
     .description("A storage server whose hosts notice no restart: block devices over NVMe/TCP.")
     .version(version())
@@ -393,6 +410,8 @@ export function buildProgram(): Command {
     .hook("preAction", (root, action) => {
       const { socket } = root.opts<CommonOptions>();
       if (socket !== undefined) action.setOptionValue("socket", socket);
+      const typed = args.filter((word) => word !== "--dry-run").map(quoted);
+      action.setOptionValue("again", ["keel", ...typed].join(" "));
     })
     .configureHelp({ sortSubcommands: false })
     .showHelpAfterError("(keel help COMMAND shows what is allowed)")
@@ -409,6 +428,7 @@ export function buildProgram(): Command {
   const inherit = (command: Command): void => {
     for (const inner of command.commands) {
       inner.exitOverride().showHelpAfterError("(keel help COMMAND shows what is allowed)");
+      if (inner.commands.length > 0) inner.hook("preSubcommand", refuseUnknown);
       inherit(inner);
     }
   };
@@ -420,7 +440,7 @@ export function buildProgram(): Command {
 export async function runCli(args: readonly string[]): Promise<number> {
   process.exitCode = 0;
   try {
-    await buildProgram().parseAsync([...args], { from: "user" });
+    await buildProgram(args).parseAsync([...args], { from: "user" });
     return Number(process.exitCode ?? 0);
   } catch (thrown) {
     if (thrown instanceof CommanderError) {

@@ -82,10 +82,7 @@ export function addNode(
   const key = algorithmKey(device);
   const parts = key === null ? null : device[key];
   if (!Array.isArray(parts))
-    throw new KeelError(
-      "E_NOT_SUPPORTED",
-      `device "${storage}" has no algorithm that nodes could be added to`,
-    );
+    throw new KeelError("E_UNSUPPORTED", `device "${storage}" has no algorithm that nodes could be added to`);
   if (isRange && key !== "linear")
     throw new KeelError("E_USAGE", "only alg_linear takes ranges of its nodes");
   parts.push(part);

@@ -58,8 +58,22 @@ export function addDevice(raw: JsonObject, name: string, device: JsonObject): Js
 export function removeDevice(raw: JsonObject, name: string): JsonObject {
   const devices = section(raw, "devices");
   if (!Object.hasOwn(devices, name)) throw missing("device", name, Object.keys(devices));
+  const user = userOf(raw, name);
+  if (user !== null) throw new KeelError("E_BUSY", `device "${name}" is used by ${user}`);
   delete devices[name];
   return raw;
+}
+
+/** Who stands on a device, in words. */
+function userOf(raw: JsonObject, device: string): string | null {
+  const above = Object.entries(section(raw, "devices")).find(([, other]) =>
+    partNames(other).includes(device),
+  );
+  if (above !== undefined) return `device "${above[0]}"`;
+  const subsystem = Object.entries(section(raw, "subsystems")).find(([, other]) =>
+    devicesOf(other).includes(device),
+  );
+  return subsystem === undefined ? null : `subsystem "${subsystem[0]}"`;
 }
 
 export function addSubsystem(raw: JsonObject, name: string, subsystem: JsonObject): JsonObject {

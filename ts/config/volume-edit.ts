@@ -105,7 +105,7 @@ export const isMigrating = (raw: JsonObject, name: string): boolean => {
 function partsOfKind(raw: JsonObject, name: string, kind: "mirror" | "linear" | "stripe"): Json[] {
   const parts = findDevice(raw, name)[kind];
   if (Array.isArray(parts)) return parts;
-  throw new KeelError("E_NOT_SUPPORTED", `device "${name}" is no ${kind}`);
+  throw new KeelError("E_UNSUPPORTED", `device "${name}" is no ${kind}`);
 }
 
 export function addLeg(raw: JsonObject, mirror: string, device: string): JsonObject {

@@ -61,8 +61,11 @@ export class PlaceMap implements Places {
   }
 }
 
+/** The parser gives up on thousands of brackets with the runtime's own words. */
 const oneLine = (message: string): string =>
-  (message.split("\n")[0] ?? message).replace(/ at line \d+.*$/, "");
+  message.includes("call stack")
+    ? `nested deeper than ${levelsMax} levels`
+    : (message.split("\n")[0] ?? message).replace(/ at line \d+.*$/, "");
 
 export function parseYaml(text: string, file: string): YamlResult {
   const { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, parseAllDocuments } = yaml();

@@ -459,7 +459,7 @@ export class Server {
       const wanted = this.desired.state.devices.find(({ name }) => name === device);
       const key = wanted === undefined ? null : mediumKey(wanted);
       if (wanted === undefined || key === null)
-        throw new KeelError("E_NOT_SUPPORTED", `nothing is remembered of the medium of device "${device}"`);
+        throw new KeelError("E_UNSUPPORTED", `nothing is remembered of the medium of device "${device}"`);
       const before = directory.media;
       const facts = knownFacts(before, wanted);
       if (facts !== null) await directory.writeMedia({ ...before, [key]: { ...facts, identity: "" } });

@@ -3,6 +3,7 @@
 
 import { type GraphNode, graphOf } from "../model/graph.js";
 import { folded, type Histogram } from "../model/histogram.js";
+import { formatUuid } from "../model/ids.js";
 import { jobKinds } from "../model/job-kinds.js";
 import { isServing, type NamespaceReport, type ServerStatus } from "../model/status.js";
 import { type Labels, MetricsText } from "./text.js";
@@ -43,7 +44,10 @@ const namespaceFamilies: readonly [
 function namespaces(text: MetricsText, rows: readonly NamespaceRow[], node: string): void {
   const info = text.family("keel_namespace_info", "gauge", "What a namespace is.");
   for (const { labels, namespace } of rows) {
-    info({ ...labels, uuid: namespace.uuid, nguid: namespace.nguid, device: namespace.device, node }, 1);
+    info(
+      { ...labels, uuid: formatUuid(namespace.uuid), nguid: namespace.nguid, device: namespace.device, node },
+      1,
+    );
   }
   const up = text.family("keel_namespace_up", "gauge", "1 if hosts can use the namespace.");
   for (const { labels, namespace } of rows) up(labels, isServing(namespace.state) ? 1 : 0);

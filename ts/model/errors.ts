@@ -43,9 +43,9 @@ export const errorTable = {
     exit: 2,
   },
   E_CONFIG_REFERENCE: {
-    text: "the configuration refers to something that it does not define",
-    cause: "a device name is misspelled or was removed while something still uses it",
-    fix: "define the device under devices:, or remove what refers to it",
+    text: "the configuration refers to something that is not there, or not free",
+    cause: "a device name is misspelled, the device was removed, or something else has it already",
+    fix: "correct the place that the message names; keel device ls shows every device",
     exit: 2,
   },
   E_CONFIG_VERSION: {
@@ -84,12 +84,6 @@ export const errorTable = {
       "its medium has not been seen, so that its size is not known, or work that comes first is not done",
     fix: "keel graph shows its state and why; try again when it is ok",
     exit: 4,
-  },
-  E_NOT_SUPPORTED: {
-    text: "this kind of object cannot do that",
-    cause: "the operation belongs to another kind of device",
-    fix: "keel ls devices shows the kinds; keel help names the operations of each",
-    exit: 2,
   },
   E_DATA_LOSS: {
     text: "refused because data could be lost",
@@ -171,9 +165,9 @@ export const errorTable = {
     exit: 1,
   },
   E_UNSUPPORTED: {
-    text: "this kernel, device or build cannot do that",
-    cause: "a feature is missing below the server",
-    fix: "keel doctor says what this machine offers",
+    text: "this device, kernel or build cannot do that",
+    cause: "the operation belongs to another kind of device, or a feature is missing below the server",
+    fix: "keel device ls shows the kinds of devices; keel doctor says what this machine offers",
     exit: 1,
   },
   E_INVALID: {
@@ -239,7 +233,7 @@ export const errorTable = {
   E_NO_KEEPER: {
     text: "there is no keeper that could do this",
     cause: "the server was started without one, so nobody holds its connections while it restarts",
-    fix: "start it with keel serve (without --no-keeper), or under systemd as the unit in docs/ does",
+    fix: "start it with keel serve (without --no-keeper), or under systemd as packaging/systemd/keel.service does",
     exit: 4,
   },
   E_RESTART_FAILED: {

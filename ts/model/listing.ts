@@ -1,5 +1,6 @@
 // What `keel ls` and `keel hosts` list: one row per exported namespace, one row per connected host.
 
+import { formatUuid } from "./ids.js";
 import type { DeviceReport, ServerStatus } from "./status.js";
 
 export type ShareRow = {
@@ -43,7 +44,7 @@ export function shareRows(status: ServerStatus): ShareRow[] {
       sizeBytes: namespace.sizeBytes,
       back: describeDevice(namespace.device, status.devices),
       state: namespace.state === "ok" && namespace.readOnly ? "ok, read-only" : namespace.state,
-      uuid: namespace.uuid,
+      uuid: formatUuid(namespace.uuid),
     }));
   });
 }

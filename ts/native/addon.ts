@@ -356,7 +356,7 @@ export type NativeEngine = {
   resumeDevice(name: string): Promise<void>;
   /** Closes the device of that name and makes it anew; who uses it waits meanwhile. On failure the former is back. */
   replaceDevice(spec: DeviceSpec): Promise<void>;
-  /** An operation that only one kind knows. E_NOT_SUPPORTED: not a verb of this kind. */
+  /** An operation that only one kind knows. E_UNSUPPORTED: not a verb of this kind. */
   deviceCommand(name: string, verb: string, args: Record<string, string>): Promise<void>;
 
   /** Copies the device to another place while it is used. */

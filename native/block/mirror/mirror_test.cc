@@ -414,7 +414,7 @@ TEST_CASE("legs are added, replaced and removed while it serves") {
     CHECK(v.ask("add_leg", {{"device", "small"}}) == "E_INVALID");
     CHECK(v.rig.run_until([&] { return v.rig.device("small").claimed_by().empty(); }));
     CHECK(v.ask("remove_leg", {{"leg", "nobody"}}) == "E_NOT_FOUND");
-    CHECK(v.ask("dance") == "E_NOT_SUPPORTED");
+    CHECK(v.ask("dance") == "E_UNSUPPORTED");
     CHECK(v.ask("remove_leg", {{"leg", "d"}}).empty());
     CHECK(v.ask("remove_leg", {{"leg", "c"}}) == "E_BUSY");
     CHECK(v.ask("detach", {{"leg", "c"}}) == "E_BUSY");

@@ -28,7 +28,7 @@ const flags = (options: ChangeFlags): JsonObject => ({
 });
 
 /** The plan of a dry run, or, after a change, `done`. */
-function show(answer: ChangeAnswer, options: ChangeFlags, done: string, again: string): void {
+function show(answer: ChangeAnswer, options: ChangeFlags, done: string): void {
   if (options.output === "json" || options.output === "yaml") {
     printData(answer, options.output);
     return;
@@ -36,7 +36,8 @@ function show(answer: ChangeAnswer, options: ChangeFlags, done: string, again: s
   if (!answer.applied) {
     for (const step of answer.steps) print(step);
     for (const lost of answer.lost) print(`! this destroys ${lost}`);
-    const hint = answer.steps.length === 0 ? "" : ` Apply: ${again}${answer.lost.length > 0 ? " --yes" : ""}`;
+    const yes = answer.lost.length > 0 && options.yes !== true ? " --yes" : "";
+    const hint = answer.steps.length === 0 ? "" : ` Apply: ${options.again ?? ""}${yes}`;
     print(`= ${answer.unchanged} unchanged.  Nothing written.${hint}`);
   } else {
     print(done);
@@ -51,11 +52,10 @@ export async function change(
   parameters: JsonObject,
   options: ChangeFlags,
   done: (answer: ChangeAnswer) => string,
-  again: string,
 ): Promise<void> {
   await withServer(options, async (client) => {
     const answer = await client.call<ChangeAnswer>(method, { ...parameters, ...flags(options) });
-    show(answer, options, done(answer), again);
+    show(answer, options, done(answer));
   });
 }
 
@@ -94,11 +94,11 @@ export async function shareCommand(path: string, options: ShareFlags): Promise<v
     }
     return lines.join("\n");
   };
-  await change("keel.share", parameters, options, done, `keel share ${path}`);
+  await change("keel.share", parameters, options, done);
 }
 
 export const unshareCommand = (name: string, options: ChangeFlags): Promise<void> =>
-  change("keel.unshare", { name }, options, () => `${name} is shared no longer`, `keel unshare ${name}`);
+  change("keel.unshare", { name }, options, () => `${name} is shared no longer`);
 
 export const hostCommand = (
   verb: "add" | "remove",
@@ -106,15 +106,8 @@ export const hostCommand = (
   host: string,
   options: ChangeFlags,
 ): Promise<void> =>
-  change(
-    `keel.hosts.${verb}`,
-    { subsystem, host },
-    options,
-    () =>
-      verb === "add"
-        ? `${host} may connect to ${subsystem}`
-        : `${host} may connect to ${subsystem} no longer`,
-    `keel hosts ${verb} ${subsystem} ${host}`,
+  change(`keel.hosts.${verb}`, { subsystem, host }, options, () =>
+    verb === "add" ? `${host} may connect to ${subsystem}` : `${host} may connect to ${subsystem} no longer`,
   );
 
 export async function namespaceAddCommand(
@@ -127,7 +120,7 @@ export async function namespaceAddCommand(
   if (options.readOnly === true) parameters["read_only"] = true;
   const done = (answer: ChangeAnswer): string =>
     `${device} is namespace ${String((answer as ChangeAnswer & { nsid: number }).nsid)} of ${subsystem}`;
-  await change("keel.namespace.add", parameters, options, done, `keel ns add ${subsystem} ${device}`);
+  await change("keel.namespace.add", parameters, options, done);
 }
 
 export const namespaceRemoveCommand = (subsystem: string, id: string, options: ChangeFlags): Promise<void> =>
@@ -136,7 +129,6 @@ export const namespaceRemoveCommand = (subsystem: string, id: string, options: C
     { subsystem, id: integer(id, "the namespace id") },
     options,
     () => `${subsystem} has no namespace ${id} any more`,
-    `keel ns remove ${subsystem} ${id}`,
   );
 
 export async function namespaceResizeCommand(
@@ -151,13 +143,7 @@ export async function namespaceResizeCommand(
     const { sizeBytes } = answer as ChangeAnswer & { sizeBytes?: number };
     return `namespace ${id} of ${subsystem} has ${sizeBytes === undefined ? (size ?? "") : formatSize(sizeBytes)} now`;
   };
-  await change(
-    "keel.namespace.resize",
-    parameters,
-    options,
-    done,
-    `keel ns resize ${subsystem} ${id} ${size ?? ""}`,
-  );
+  await change("keel.namespace.resize", parameters, options, done);
 }
 
 export async function listenerAddCommand(
@@ -167,29 +153,17 @@ export async function listenerAddCommand(
   const parameters: JsonObject = { address };
   if (options.discovery === true) parameters["discovery"] = true;
   if (options.advertise !== undefined) parameters["advertise"] = options.advertise;
-  await change(
-    "keel.listener.add",
-    parameters,
-    options,
-    () => `listening on ${address}`,
-    `keel listen add ${address}`,
-  );
+  await change("keel.listener.add", parameters, options, () => `listening on ${address}`);
 }
 
 export const listenerRemoveCommand = (address: string, options: ChangeFlags): Promise<void> =>
-  change(
-    "keel.listener.remove",
-    { address },
-    options,
-    () => `listening on ${address} no longer`,
-    `keel listen remove ${address}`,
-  );
+  change("keel.listener.remove", { address }, options, () => `listening on ${address} no longer`);
 
 export async function applyCommand(options: ChangeFlags & { file: string }): Promise<void> {
   const { raw } = loadFile(options.file, nodeOfHost(hostname()));
   const done = (answer: ChangeAnswer): string =>
     [...answer.steps, `= ${answer.unchanged} unchanged.  Applied.`].join("\n");
-  await change("keel.apply", { config: raw }, options, done, `keel apply -f ${options.file}`);
+  await change("keel.apply", { config: raw }, options, done);
 }
 
 function yamlValue(text: string): Json {
@@ -209,7 +183,7 @@ export async function setCommand(
   const parameters: JsonObject = value === null ? { path } : { path, value: yamlValue(value) };
   const done = (answer: ChangeAnswer): string =>
     answer.steps.length === 0 ? `${path} is set` : answer.steps.join("\n");
-  await change("keel.set", parameters, options, done, `keel set ${path} ${value ?? "--delete"}`);
+  await change("keel.set", parameters, options, done);
 }
 
 export async function disconnectCommand(

@@ -52,9 +52,8 @@ export async function dstCommand(options: DstFlags): Promise<void> {
   if (chosen.length > 1)
     throw new KeelError("E_USAGE", "one of --start, --stop, --export, --del-node and --remove at a time");
   const [action] = chosen;
-  const again = `keel dst -n ${storage} …`;
   const simple = (method: string, more: JsonObject, done: string): Promise<void> =>
-    change(`keel.dst.${method}`, { storage, ...more }, options, () => done, again);
+    change(`keel.dst.${method}`, { storage, ...more }, options, () => done);
   switch (action) {
     case "start":
       return simple("start", { allow: options.allow }, `storage ${storage} is exported`);

@@ -1,7 +1,6 @@
 // Commands that only look.
 
 import { formatEndpoint } from "../../model/endpoint.js";
-import { formatUuid } from "../../model/ids.js";
 import type { Json } from "../../model/json.js";
 import { type HostRow, hostRows, type ShareRow, shareRows } from "../../model/listing.js";
 import type { KeeperReport, ListenerReport, ServerStatus } from "../../model/status.js";
@@ -25,7 +24,7 @@ const shareColumns: readonly Column<ShareRow>[] = [
   { title: "ALLOWED", value: (row) => row.allowed },
   { title: "STATE", value: (row) => row.state },
   { title: "NQN", value: (row) => row.nqn, wide: true },
-  { title: "UUID", value: (row) => formatUuid(row.uuid), wide: true },
+  { title: "UUID", value: (row) => row.uuid, wide: true },
 ];
 
 export async function lsCommand(options: CommonOptions): Promise<void> {

@@ -96,37 +96,18 @@ const stepsOr =
     answer.steps.length === 0 ? text : answer.steps.join("\n");
 
 export const deviceAddCommand = (name: string, text: string, options: ChangeFlags): Promise<void> =>
-  change(
-    "keel.device.add",
-    { device: name, spec: specOf(text) },
-    options,
-    () => `device ${name} is there`,
-    `keel device add ${name} '${text}'`,
-  );
+  change("keel.device.add", { device: name, spec: specOf(text) }, options, () => `device ${name} is there`);
 
 export const deviceRemoveCommand = (name: string, options: ChangeFlags): Promise<void> =>
-  change(
-    "keel.device.remove",
-    { device: name },
-    options,
-    () => `device ${name} is there no longer`,
-    `keel device remove ${name}`,
-  );
+  change("keel.device.remove", { device: name }, options, () => `device ${name} is there no longer`);
 
 export const suspendCommand = (
   verb: "suspend" | "resume",
   name: string,
   options: ChangeFlags,
 ): Promise<void> =>
-  change(
-    `keel.device.${verb}`,
-    { device: name },
-    options,
-    () =>
-      verb === "suspend"
-        ? `device ${name} is suspended: what is asked of it waits`
-        : `device ${name} goes on`,
-    `keel device ${verb} ${name}`,
+  change(`keel.device.${verb}`, { device: name }, options, () =>
+    verb === "suspend" ? `device ${name} is suspended: what is asked of it waits` : `device ${name} goes on`,
   );
 
 export const deviceReplaceCommand = (name: string, text: string, options: ChangeFlags): Promise<void> =>
@@ -135,7 +116,6 @@ export const deviceReplaceCommand = (name: string, text: string, options: Change
     { device: name, spec: specOf(text) },
     options,
     stepsOr(`device ${name} is that already`),
-    `keel device replace ${name} '${text}'`,
   );
 
 export async function deviceAcceptCommand(name: string, options: CommonOptions): Promise<void> {
@@ -151,32 +131,21 @@ export const deviceGrowCommand = (
   const parameters: JsonObject = { device: name, part };
   if (options.start !== undefined) parameters["start"] = options.start;
   if (options.size !== undefined) parameters["size"] = options.size;
-  return change(
-    "keel.device.grow",
-    parameters,
-    options,
-    () => `${part} belongs to ${name} now`,
-    `keel device grow ${name} ${part}`,
-  );
+  return change("keel.device.grow", parameters, options, () => `${part} belongs to ${name} now`);
 };
 
 type JobFlags = ChangeFlags & { wait?: boolean };
 type JobAnswer = ChangeAnswer & { job: number | null };
 
 /** A change that begins a long operation: says which, and with --wait follows it. */
-async function beginning(
-  method: string,
-  parameters: JsonObject,
-  options: JobFlags,
-  again: string,
-): Promise<void> {
+async function beginning(method: string, parameters: JsonObject, options: JobFlags): Promise<void> {
   let job: number | null = null;
   const done = (answer: ChangeAnswer): string => {
     ({ job } = answer as JobAnswer);
     const follow = options.wait === true ? "" : `; keel jobs wait ${job} follows it`;
-    return job === null ? again : `job ${job} runs${follow}`;
+    return job === null ? "done" : `job ${job} runs${follow}`;
   };
-  await change(method, parameters, options, done, again);
+  await change(method, parameters, options, done);
   if (options.wait === true && options.dryRun !== true && job !== null)
     await jobWaitCommand(String(job), options);
 }
@@ -187,12 +156,13 @@ export async function migrateCommand(
   options: JobFlags & { to?: string; rate?: string; cancel?: boolean },
 ): Promise<void> {
   if (options.cancel === true) {
+    if (options.dryRun === true)
+      throw new KeelError("E_USAGE", "--cancel cannot be tried out with --dry-run");
     await change(
       "keel.device.migrate.cancel",
       { device: name },
-      { ...options, dryRun: false, yes: false },
+      { ...options, yes: false },
       () => `device ${name} stays where it was`,
-      "",
     );
     return;
   }
@@ -205,42 +175,24 @@ export async function migrateCommand(
   if (text !== null) parameters["spec"] = specOf(text);
   if (options.to !== undefined) parameters["to"] = options.to;
   if (options.rate !== undefined) parameters["rate"] = options.rate;
-  await beginning("keel.device.migrate", parameters, options, `keel device migrate ${name}`);
+  await beginning("keel.device.migrate", parameters, options);
 }
 
 export const mirrorAddCommand = (mirror: string, device: string, options: JobFlags): Promise<void> =>
-  beginning("keel.mirror.add", { mirror, device }, options, `keel mirror add ${mirror} ${device}`);
+  beginning("keel.mirror.add", { mirror, device }, options);
 
 export const mirrorReplaceCommand = (
   mirror: string,
   leg: string,
   device: string,
   options: JobFlags,
-): Promise<void> =>
-  beginning(
-    "keel.mirror.replace",
-    { mirror, leg, device },
-    options,
-    `keel mirror replace ${mirror} ${leg} ${device}`,
-  );
+): Promise<void> => beginning("keel.mirror.replace", { mirror, leg, device }, options);
 
 export const mirrorRemoveCommand = (mirror: string, leg: string, options: ChangeFlags): Promise<void> =>
-  change(
-    "keel.mirror.remove",
-    { mirror, leg },
-    options,
-    () => `${leg} is no leg of ${mirror} any more`,
-    `keel mirror remove ${mirror} ${leg}`,
-  );
+  change("keel.mirror.remove", { mirror, leg }, options, () => `${leg} is no leg of ${mirror} any more`);
 
 export const mirrorRateCommand = (mirror: string, rate: string, options: ChangeFlags): Promise<void> =>
-  change(
-    "keel.mirror.rate",
-    { mirror, rate },
-    options,
-    () => `${mirror} resyncs with at most ${rate}/s`,
-    `keel mirror rate ${mirror} ${rate}`,
-  );
+  change("keel.mirror.rate", { mirror, rate }, options, () => `${mirror} resyncs with at most ${rate}/s`);
 
 const legDone: Readonly<Record<string, (mirror: string, leg: string) => string>> = {
   detach: (mirror, leg) => `${mirror} goes on without ${leg}`,

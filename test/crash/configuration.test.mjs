@@ -5,60 +5,20 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
+import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { ask } from "../harness/ask.mjs";
+import { random, seed } from "../harness/random.mjs";
+import { eventually } from "../harness/until.mjs";
+import { keeperProgram } from "./keeper/fixture.mjs";
+import { notBuilt, patienceMs, program } from "./keeper/keel.mjs";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
-const program = join(root, "bin/keel.mjs");
-const keeperProgram = join(root, "build/Release/keel-keeper");
-const built = existsSync(join(root, "build/Release/keel.node")) && existsSync(keeperProgram);
-const skip = built ? false : "not built: npm run build";
+const missing = notBuilt();
+const built = missing === null;
+const skip = missing ?? false;
 const kills = Number(process.env.KEEL_KILLS ?? 12);
-const seed = Number(process.env.KEEL_SEED ?? Math.floor(Math.random() * 2 ** 31));
-
-let state = seed >>> 0;
-function random(below) {
-  state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-  return Math.floor((state / 2 ** 32) * below);
-}
-
-/** One request on a connection of its own; rejects if the server goes away. */
-function ask(socketPath, method, params = {}) {
-  return new Promise((resolve, reject) => {
-    const socket = connect(socketPath);
-    let text = "";
-    const timer = setTimeout(() => socket.destroy(new Error(`no answer to ${method}`)), 20_000);
-    socket.setEncoding("utf8");
-    socket.on("error", reject);
-    socket.on("close", () => {
-      clearTimeout(timer);
-      reject(new Error("closed"));
-    });
-    socket.on("data", (chunk) => {
-      text += chunk;
-      if (!text.endsWith("\n")) return;
-      const { result, error } = JSON.parse(text);
-      if (error === undefined) resolve(result);
-      else reject(Object.assign(new Error(error.message), { refused: true }));
-      socket.destroy();
-    });
-    socket.write(JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }));
-  });
-}
-
-async function until(condition, what) {
-  const deadline = Date.now() + 30_000;
-  for (;;) {
-    const value = await condition().catch(() => null);
-    if (value) return value;
-    assert.ok(Date.now() < deadline, `${what}; seed ${seed}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
 
 let directory;
 let keeper;
@@ -137,7 +97,7 @@ test(`configuration survives ${kills} kills in the middle of changes`, {
   /** name → "here" or "gone" as acknowledged; "either" while nobody knows. */
   const known = new Map();
   const uuids = new Map();
-  let { pid } = await until(picture, "the server does not start");
+  let { pid } = await eventually(`the server's start; seed ${seed}`, picture, patienceMs);
   let acknowledged = 0;
   for (let kill = 0; kill < kills; kill += 1) {
     let dead = false;
@@ -171,10 +131,11 @@ test(`configuration survives ${kills} kills in the middle of changes`, {
     clearTimeout(timer);
     assert.ok(dead, `the server was not killed; seed ${seed}`);
     const killed = pid;
-    const now = await until(async () => {
+    const successor = async () => {
       const { pid: present } = await ask(socketPath, "keel.version");
       return present === killed ? null : picture();
-    }, "no successor");
+    };
+    const now = await eventually(`a successor; seed ${seed}`, successor, patienceMs);
     pid = now.pid;
     for (const [name, expected] of known) {
       const here = Object.hasOwn(now.subsystems, name);

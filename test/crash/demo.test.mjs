@@ -5,8 +5,10 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { test } from "node:test";
-import { until } from "./keeper/fixture.mjs";
-import { ask, notBuilt, patienceMs, program } from "./keeper/keel.mjs";
+
+import { ask } from "../harness/ask.mjs";
+import { until } from "../harness/until.mjs";
+import { notBuilt, patienceMs, program } from "./keeper/keel.mjs";
 
 test("keel demo goes on when its server is killed, and ends in order", {
   skip: notBuilt() ?? false,

@@ -6,7 +6,8 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { buildServer, Host, keeperProgram, temporaryFolder, until } from "./keeper/fixture.mjs";
+import { until } from "../harness/until.mjs";
+import { buildServer, Host, keeperProgram, temporaryFolder } from "./keeper/fixture.mjs";
 import { Manager, missing, unit } from "./keeper/manager.mjs";
 
 const skip = missing() ?? false;

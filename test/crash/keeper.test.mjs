@@ -6,6 +6,8 @@ import { randomInt } from "node:crypto";
 import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { randomNumbers } from "../harness/random.mjs";
+import { until } from "../harness/until.mjs";
 import {
   buildServer,
   childrenOf,
@@ -16,7 +18,6 @@ import {
   KeeperRun,
   keeperProgram,
   temporaryFolder,
-  until,
 } from "./keeper/fixture.mjs";
 
 const folder = temporaryFolder();
@@ -565,11 +566,8 @@ keeperTest(
   async (run) => {
     const seed = Number(process.env.KEEL_TEST_SEED ?? randomInt(2 ** 31));
     const seconds = Number(process.env.KEEL_KEEPER_CHURN_SECONDS ?? 6);
-    let state = seed;
-    const random = (below) => {
-      state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
-      return (state >>> 8) % below;
-    };
+    const numbers = randomNumbers(seed);
+    const random = (below) => Math.floor(numbers() * below);
     const lasting = await run.host();
     await lasting.who();
     await warmStandby(lasting);

@@ -7,19 +7,11 @@ import assert from "node:assert/strict";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { keeperProgram, temporaryFolder, until } from "./keeper/fixture.mjs";
-import {
-  ask,
-  configuration,
-  freePort,
-  notBuilt,
-  patienceMs,
-  program,
-  random,
-  seed,
-  sleep,
-  startLoads,
-} from "./keeper/keel.mjs";
+import { ask } from "../harness/ask.mjs";
+import { random, seed } from "../harness/random.mjs";
+import { until } from "../harness/until.mjs";
+import { keeperProgram, temporaryFolder } from "./keeper/fixture.mjs";
+import { configuration, freePort, notBuilt, patienceMs, program, sleep, startLoads } from "./keeper/keel.mjs";
 import { Manager, missing } from "./keeper/manager.mjs";
 
 const skip = notBuilt() ?? missing() ?? false;

@@ -7,8 +7,11 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { until } from "./keeper/fixture.mjs";
-import { ask, Keel, notBuilt, patienceMs, random, seed, sleep, startLoads } from "./keeper/keel.mjs";
+
+import { ask } from "../harness/ask.mjs";
+import { random, seed } from "../harness/random.mjs";
+import { until } from "../harness/until.mjs";
+import { Keel, notBuilt, patienceMs, sleep, startLoads } from "./keeper/keel.mjs";
 
 const skip = notBuilt() ?? false;
 const kills = Number(process.env.KEEL_SERVER_KILLS ?? 12);

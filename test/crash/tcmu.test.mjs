@@ -17,8 +17,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { handlerPackages, missing } from "../../scripts/system.mjs";
-import { until } from "./keeper/fixture.mjs";
-import { Keel, Load, notBuilt, nqn, patienceMs, random, run, seed, sleep } from "./keeper/keel.mjs";
+
+import { random, seed } from "../harness/random.mjs";
+import { until } from "../harness/until.mjs";
+import { Keel, Load, notBuilt, nqn, patienceMs, run, sleep } from "./keeper/keel.mjs";
 
 const absent = missing(handlerPackages);
 const skip = notBuilt() ?? (absent.length > 0 ? `Debian packages are missing: ${absent.join(" ")}` : false);

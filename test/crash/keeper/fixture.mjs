@@ -6,6 +6,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { architectureFlags, languageFlags, root } from "../../../scripts/sources.mjs";
+import { until } from "../../harness/until.mjs";
 
 export const keeperProgram = process.env.KEEL_KEEPER ?? join(root, "build/Release/keel-keeper");
 
@@ -27,19 +28,6 @@ export function buildServer(folder) {
 }
 
 export const temporaryFolder = () => mkdtempSync(join(tmpdir(), "keel-keeper-"));
-
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** Asks until the answer is neither null nor false; the deadline is a failure that names what was waited for. */
-export async function until(what, probe, timeoutMs = 15_000) {
-  const end = performance.now() + timeoutMs;
-  for (;;) {
-    const value = await probe();
-    if (value !== null && value !== false && value !== undefined) return value;
-    if (performance.now() > end) throw new Error(`waited ${timeoutMs} ms in vain: ${what}`);
-    await pause(2);
-  }
-}
 
 /** One connection that must live as long as the test; `broken` says why it did not. */
 export class Host {

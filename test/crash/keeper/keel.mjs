@@ -5,11 +5,14 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { connect, createServer } from "node:net";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { root } from "../../../scripts/sources.mjs";
-import { keeperProgram, until } from "./fixture.mjs";
+import { ask } from "../../harness/ask.mjs";
+import { seed } from "../../harness/random.mjs";
+import { until } from "../../harness/until.mjs";
+import { keeperProgram } from "./fixture.mjs";
 
 export const program = join(root, "bin/keel.mjs");
 const loadProgram = join(root, "build/Release/keel-load");
@@ -26,13 +29,6 @@ export function notBuilt() {
     loadProgram,
   ];
   return needed.every((path) => existsSync(path)) ? null : "not built: npm run build";
-}
-
-export const seed = Number(process.env.KEEL_SEED ?? Math.floor(Math.random() * 2 ** 31));
-let state = seed >>> 0;
-export function random(below) {
-  state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-  return Math.floor((state / 2 ** 32) * below);
 }
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -75,30 +71,6 @@ export function configuration(folder, port, more = {}) {
     state: join(folder, "state"),
     sockets: folder,
   };
-}
-
-/** One request on a connection of its own. Rejects if nobody answers; with `refused` if the answer is an error. */
-export function ask(socketPath, method, params = {}) {
-  return new Promise((resolve, reject) => {
-    const socket = connect(socketPath);
-    let text = "";
-    const timer = setTimeout(() => socket.destroy(new Error(`no answer to ${method}`)), 20_000);
-    socket.setEncoding("utf8");
-    socket.on("error", reject);
-    socket.on("close", () => {
-      clearTimeout(timer);
-      reject(new Error("closed"));
-    });
-    socket.on("data", (chunk) => {
-      text += chunk;
-      if (!text.endsWith("\n")) return;
-      const { result, error } = JSON.parse(text);
-      if (error === undefined) resolve(result);
-      else reject(Object.assign(new Error(error.message), { refused: true }));
-      socket.destroy();
-    });
-    socket.write(JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }));
-  });
 }
 
 /** Runs a program to its end. */

@@ -5,7 +5,8 @@ import { spawn, spawnSync } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../../scripts/sources.mjs";
-import { keeperProgram, until } from "./fixture.mjs";
+import { until } from "../../harness/until.mjs";
+import { keeperProgram } from "./fixture.mjs";
 
 const manager = "/lib/systemd/systemd";
 export const unit = join(root, "packaging/systemd/keel.service");

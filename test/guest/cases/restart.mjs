@@ -2,6 +2,7 @@
 // The moments of the kills are random; EVENKEEL_SEED repeats a run's.
 import assert from "node:assert/strict";
 import { setTimeout as delay } from "node:timers/promises";
+import { randomNumbers } from "../../harness/random.mjs";
 import { file, NQN, offer, oneDisk, ram, subsystem } from "../harness/config.mjs";
 import { fioCommand, fioResult } from "../harness/fio.mjs";
 
@@ -37,15 +38,6 @@ const LOADS = [
     job: { bsrange: "512-128k" },
   },
 ];
-
-/** Numbers in [0, 1) that a seed repeats. */
-function randomNumbers(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
 
 /** Kills the server at random moments until `until` settles. @returns {Promise<number>} how often */
 async function killUntil(target, until, t) {

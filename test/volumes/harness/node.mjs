@@ -5,9 +5,10 @@ import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { ask } from "../../harness/ask.mjs";
+import { eventually } from "../../harness/until.mjs";
 
 export const root = fileURLToPath(new URL("../../..", import.meta.url));
 const program = join(root, "bin/keel.mjs");
@@ -16,49 +17,11 @@ export const built = existsSync(join(root, "build/Release/keel.node")) && exists
 
 const patienceMs = 90_000;
 
-/** Waits for a value that is not null, false or undefined. */
-export async function until(condition, what, milliseconds = patienceMs) {
-  const end = performance.now() + milliseconds;
-  for (;;) {
-    let last = null;
-    try {
-      last = await condition();
-      if (last) return last;
-    } catch (error) {
-      last = error;
-    }
-    if (performance.now() >= end)
-      assert.fail(
-        `not within ${milliseconds / 1000} s: ${what}${last instanceof Error ? ` (${last.message})` : ""}`,
-      );
-    await new Promise((resolve) => setTimeout(resolve, 25));
-  }
-}
+/** Waits for a value that is not null, undefined or false; a probe that rejects is asked again. */
+export const until = (condition, what, milliseconds = patienceMs) =>
+  eventually(what, condition, milliseconds, 25);
 
 export const randomPort = () => 21_000 + Math.floor(Math.random() * 10_000);
-
-function ask(socketPath, method, params) {
-  return new Promise((resolve, reject) => {
-    const socket = connect(socketPath);
-    let text = "";
-    const timer = setTimeout(() => socket.destroy(new Error(`no answer to ${method}`)), patienceMs);
-    socket.setEncoding("utf8");
-    socket.on("error", reject);
-    socket.on("close", () => {
-      clearTimeout(timer);
-      reject(new Error(`the connection was closed during ${method}`));
-    });
-    socket.on("data", (chunk) => {
-      text += chunk;
-      if (!text.endsWith("\n")) return;
-      const { result, error } = JSON.parse(text);
-      if (error === undefined) resolve(result);
-      else reject(Object.assign(new Error(error.message), { code: error.data?.code }));
-      socket.destroy();
-    });
-    socket.write(`${JSON.stringify({ jsonrpc: "2.0", id: 1, method, params })}\n`);
-  });
-}
 
 export class Node {
   #child = null;
@@ -131,7 +94,7 @@ export class Node {
   }
 
   rpc(method, params = {}) {
-    return ask(this.socketPath, method, params);
+    return ask(this.socketPath, method, params, patienceMs);
   }
 
   status() {

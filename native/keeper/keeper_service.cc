@@ -128,6 +128,12 @@ void Keeper::active_ended(std::unique_ptr<Child> child, const Death& death) {
         finish(0);
         return;
     }
+    if (exited && death.code != 0 && static_cast<std::uint32_t>(death.code) == options_.final_code) {
+        log_.write(Level::error, "server %d has ended for good (%s): the service ends", child->pid(),
+                   death.text().c_str());
+        finish(death.code);
+        return;
+    }
     const bool hopeless = std::count(std::begin(hopeless_codes), std::end(hopeless_codes), death.code) != 0;
     if (!was_ready_ && store_.restored() == 0 && exited && hopeless) {
         log_.write(Level::error, "the server cannot be started (%s)", death.text().c_str());

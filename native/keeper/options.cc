@@ -23,6 +23,7 @@ Starts COMMAND (a server), holds its listeners, connections and memory, and star
   --reap-warning=SECONDS    a killed server that has not ended by then is reported (10)
   --standby-delay=SECONDS   the next standby is started this long after the server is ready (0.5)
   --short-life=SECONDS      after several servers in a row that served for less, wait before the next (1; 0: never)
+  --final-code=N            a server that exits with this code ends the service with it (none)
   --log=LEVEL               error, warning, notice or info: what is written to standard error (info)
   --help
 
@@ -106,6 +107,9 @@ bool parse_option(std::string_view name, const std::string& value, Options& opti
     }
     if (name == "--log") {
         return parse_level(value, options.log_least);
+    }
+    if (name == "--final-code") {
+        return parse_count(value, options.final_code) && options.final_code < 256;
     }
     return name == "--connections-max" && parse_count(value, options.connections_max);
 }

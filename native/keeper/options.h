@@ -28,6 +28,7 @@ struct Options {
     base::Nanoseconds reap_warning = 10 * base::second;  // from SIGKILL to the end
     base::Nanoseconds standby_delay = 500 * base::millisecond;  // after READY, so that recovery has the CPU
     base::Nanoseconds short_life = base::second;                // see RestartPolicy
+    std::uint32_t final_code = 0;  // a server that exits with it ends the service; 0: none does
     Level log_least = Level::info;
     char** command = nullptr;  // ends with a null pointer
 };

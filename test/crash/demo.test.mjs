@@ -5,7 +5,8 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { test } from "node:test";
-
+import { pathToFileURL } from "node:url";
+import { root } from "../../scripts/sources.mjs";
 import { ask } from "../harness/ask.mjs";
 import { until } from "../harness/until.mjs";
 import { notBuilt, patienceMs, program } from "./keeper/keel.mjs";
@@ -54,3 +55,34 @@ test("keel demo goes on when its server is killed, and ends in order", {
     demo.kill("SIGKILL");
   }
 });
+
+/** The load generator of the addon, which every later `require` of it gets, says that a byte was wrong. */
+const brokenCheck = (root) => `import { createRequire } from "node:module";
+const addon = createRequire(${JSON.stringify(pathToFileURL(`${root}/x.js`).href)})("./build/Release/keel.node");
+const { runLoad } = addon;
+addon.runLoad = async (options) => ({ ...(await runLoad(options)), errors: ["a wrong byte"] });`;
+
+for (const flags of [["--once"], []]) {
+  test(`keel demo ${flags.join(" ")} whose self-check fails says so and ends with status 1`, {
+    skip: notBuilt() ?? false,
+    timeout: 300_000,
+  }, async () => {
+    const loader = `data:text/javascript,${encodeURIComponent(brokenCheck(root))}`;
+    const words = ["--import", loader, program, "demo", "--size", "16MiB", "--port", "0", ...flags];
+    const demo = spawn(process.execPath, words, { stdio: ["ignore", "pipe", "pipe"] });
+    let output = "";
+    for (const stream of [demo.stdout, demo.stderr]) {
+      stream.setEncoding("utf8").on("data", (text) => {
+        output += text;
+      });
+    }
+    try {
+      assert.equal(await new Promise((resolve) => demo.once("close", resolve)), 1, output);
+      assert.match(output, /✘ self-check/);
+      assert.match(output, /a wrong byte/);
+      assert.doesNotMatch(output, /Serving|↻/);
+    } finally {
+      demo.kill("SIGKILL");
+    }
+  });
+}

@@ -13,17 +13,21 @@ import { completeSettings, logLevelOf } from "./config/complete.js";
 import { type Loaded, parseDocument, parseSources, readSources } from "./config/load.js";
 import { defaultPaths, nodeOfHost, userPlace } from "./config/naming.js";
 import { DurableDirectory } from "./control/durable-directory.js";
-import { engineOptions } from "./control/engine-options.js";
+import { EventRelay } from "./control/event-relay.js";
+import { goOn } from "./control/going-on.js";
 import type { Log } from "./control/log.js";
 import { rehearse } from "./control/rehearsal.js";
 import { Server } from "./control/server.js";
+import { addonOrError, type Beginning, begin, build, makeEngine } from "./main/begin.js";
 import { type Logger, makeLogger } from "./main/logger.js";
 import { formatEndpoint } from "./model/endpoint.js";
 import { KeelError, toKeelError } from "./model/errors.js";
 import type { JsonObject } from "./model/json.js";
-import { type Addon, type EngineEvent, loadAddon, type NativeEngine } from "./native/addon.js";
-import { keptConfigurationName, parseKept } from "./recovery/kept-configuration.js";
+import type { Addon } from "./native/addon.js";
+import { keptConfigurationName, parseKept, preparedIn } from "./recovery/kept-configuration.js";
+import { stillHolds } from "./recovery/prepared.js";
 
+export { addonOrError } from "./main/begin.js";
 export type { LoadResult } from "./native/addon.js";
 
 export const defaultConfigFile = "/etc/keel/keel.yaml";
@@ -42,6 +46,8 @@ export type StartOptions = {
   readonly rpcSocket: string | null;
   /** Take memory and connections from the keeper that started this process, if one did. */
   readonly useKeeper: boolean;
+  /** What was begun before the command line was read; null: nothing yet. */
+  readonly beginning: Promise<Beginning> | null;
   readonly logger: Logger | null;
 };
 
@@ -58,61 +64,78 @@ export type Running = {
   reload(): Promise<void>;
 };
 
-/** Loads the addon, or says how to get it. */
-export function addonOrError(): Addon {
-  try {
-    return loadAddon();
-  } catch (thrown) {
-    const reason = thrown instanceof Error ? (thrown.message.split("\n")[0] ?? "") : String(thrown);
-    throw new KeelError("E_NOT_BUILT", `the native addon does not load: ${reason}`);
-  }
-}
-
 export async function start(options: StartOptions): Promise<Running> {
   const node = nodeOfHost(hostname());
   const paths = defaultPaths(userPlace());
-  const addon = addonOrError();
-  const keeper = options.useKeeper ? addon.openKeeper() : null;
-
-  // The configuration: from the keeper, if a predecessor left it there, else from the file.
-  const source = new ConfigurationSource(options, node);
-  const early = source.forStart(keeper?.configuration ?? null);
-  const { document } = early.layout;
-  const settings = completeSettings(document, document.node ?? node, paths);
-  const logger = options.logger ?? makeLogger(logLevelOf(early.file.document));
-  const { log } = logger;
-  source.complain(log);
+  const { addon, keeper, resumed } = await (options.beginning ?? begin(options.useKeeper));
 
   const close: (() => Promise<void>)[] = [];
+  let complain = (text: string): void => void process.stderr.write(`${text}\n`);
   const closeAll = async (): Promise<void> => {
     for (let step = close.pop(); step !== undefined; step = close.pop()) {
-      await step().catch((error: unknown) => log.error({}, `stopping: ${toKeelError(error).message}`));
+      await step().catch((error: unknown) => complain(`stopping: ${toKeelError(error).message}`));
     }
   };
+  if (resumed !== null) {
+    close.push(
+      () => resumed.directory.close(),
+      () => resumed.engine.stop(),
+    );
+  }
 
   try {
+    // The configuration: from the keeper, if a predecessor left it there, else from the file.
+    const source = new ConfigurationSource(options, node);
+    const early = source.forStart(keeper?.configuration ?? null);
+    const { document } = early.layout;
+    const settings = resumed?.settings ?? completeSettings(document, document.node ?? node, paths);
+    const logger = options.logger ?? makeLogger(resumed?.logLevel ?? logLevelOf(early.file.document));
+    const { log } = logger;
+    complain = (text) => log.error({}, text);
+    source.complain(log);
+    resumed?.log.deliverTo(log);
+
     // The engine, ready to serve. A standby waits here, with everything loaded, until its predecessor is dead.
-    const generation = DurableDirectory.firstGeneration(settings.stateDirectory);
-    const engine = createEngine(addon, engineOptions(settings, generation));
-    const events = new EventRelay();
-    engine.start((event) => events.take(event));
-    close.push(() => engine.stop());
+    const events = resumed?.events ?? new EventRelay();
+    const engine = resumed?.engine ?? makeEngine(addon, settings);
     const context = { node, paths, firmware: version.slice(0, 8) };
-    if (engine.isStandby()) {
-      await rehearse(early.file, context, settings.stateDirectory);
-      log.info({}, "standby");
+    if (resumed === null) {
+      engine.start((event) => events.take(event));
+      close.push(() => engine.stop());
+      if (engine.isStandby()) {
+        await rehearse(early.file, context, settings.stateDirectory);
+        log.info({}, "standby");
+      }
     }
-    const takeover = await engine.takeOver();
+    const takeover = resumed?.takeover ?? (await engine.takeOver());
 
     // From here on this process is the only one. Hosts wait: nothing here may wait for anything else.
-    const kept = keeper === null ? null : await engine.storedText(keptConfigurationName);
+    const kept = keeper === null || resumed !== null ? null : await engine.storedText(keptConfigurationName);
+    const directory = resumed?.directory ?? (await DurableDirectory.open(settings.stateDirectory));
+    if (resumed === null) close.splice(0, 0, () => directory.close());
+    const prepared = preparedIn(kept, build);
+    const gone =
+      resumed?.gone ??
+      (prepared !== null && stillHolds(prepared, directory.changes)
+        ? await goOn(engine, directory, prepared.state, log)
+        : null);
     const { file } = kept === keeper?.configuration || kept === null ? early : source.forStart(kept);
-    const directory = await DurableDirectory.open(settings.stateDirectory);
     const { setLevel: setLogLevel } = logger;
     const { configFile } = source;
     const layout = early.layout.raw;
-    const parts = { engine, directory, log, context, version, settings, layout, configFile, setLogLevel };
-    const server = new Server(parts, file);
+    const parts = {
+      engine,
+      directory,
+      log,
+      context,
+      version,
+      build,
+      settings,
+      layout,
+      configFile,
+      setLogLevel,
+    };
+    const server = new Server(parts, file, gone);
     events.deliverTo((event) => server.onEvent(event));
     close.splice(
       0,
@@ -223,29 +246,6 @@ class ConfigurationSource {
     if (this.complaint === null) return;
     log.error({}, `the configuration file has faults, what held before holds: ${this.complaint}`);
     this.complaint = null;
-  }
-}
-
-/** Holds the engine's first events until there is a server to take them. */
-class EventRelay {
-  private waiting: EngineEvent[] = [];
-  private deliver: (event: EngineEvent) => void = (event) => this.waiting.push(event);
-
-  take(event: EngineEvent): void {
-    this.deliver(event);
-  }
-
-  deliverTo(receiver: (event: EngineEvent) => void): void {
-    this.deliver = receiver;
-    for (const event of this.waiting.splice(0)) receiver(event);
-  }
-}
-
-function createEngine(addon: Addon, options: ReturnType<typeof engineOptions>): NativeEngine {
-  try {
-    return addon.createEngine(options);
-  } catch (thrown) {
-    throw toKeelError(thrown);
   }
 }
 

@@ -81,7 +81,7 @@ test("changes between any two documents lead from the one to the other", () => {
 });
 
 test("what a keeper holds for a successor reads back, and nonsense is nothing", () => {
-  const kept = { file, layout: file, readAgain: true };
+  const kept = { file, layout: file, readAgain: true, prepared: null };
   assert.deepEqual(parseKept(formatKept(kept)), kept);
   const nonsense = [
     null,

@@ -9,11 +9,13 @@ import { parseDocument } from "../../dist/config/load.js";
 import { admit } from "../../dist/control/admission.js";
 import { withDeadline } from "../../dist/control/deadline.js";
 import { DurableDirectory } from "../../dist/control/durable-directory.js";
+import { goOn } from "../../dist/control/going-on.js";
 import { Server } from "../../dist/control/server.js";
 import { KeelError } from "../../dist/model/errors.js";
 import type { JsonObject } from "../../dist/model/json.js";
 import type { Takeover } from "../../dist/native/addon.js";
-import { parseKept } from "../../dist/recovery/kept-configuration.js";
+import { parseKept, preparedIn } from "../../dist/recovery/kept-configuration.js";
+import { type Prepared, stillHolds } from "../../dist/recovery/prepared.js";
 import { FakeEngine } from "./fake-engine.js";
 
 const quiet = {
@@ -40,6 +42,7 @@ async function startServer(
   raw: JsonObject,
   prepare: (engine: FakeEngine) => void = () => undefined,
   takeover?: Takeover,
+  prepared: Prepared | null = null,
 ): Promise<Bench> {
   const engine = new FakeEngine();
   prepare(engine);
@@ -52,12 +55,17 @@ async function startServer(
     log: quiet,
     context,
     version: "0",
+    build: "b",
     settings: completeSettings(file.document, "n", context.paths),
     layout: file.raw,
     configFile: null,
     setLogLevel: () => undefined,
   };
-  const server = new Server(parts, file);
+  const gone =
+    prepared !== null && stillHolds(prepared, directory.changes)
+      ? await goOn(engine, directory, prepared.state, quiet)
+      : null;
+  const server = new Server(parts, file, gone);
   try {
     engine.start((event) => server.onEvent(event));
     await server.start(takeover ?? (await engine.takeOver()));
@@ -493,6 +501,56 @@ test("a predecessor's connections go on after the configuration is in place and 
     assert.equal((await bench.server.status()).restartFailure?.reason, "damaged");
     assert.deepEqual(parseKept(bench.engine.texts.get("configuration") ?? null)?.readAgain, false);
     await end(bench);
+  });
+});
+
+test("hosts of a successor go on with what was prepared, and reading the configuration finds nothing left to do", async () => {
+  await withDirectory(async (path) => {
+    const takeover = { kept: true, carried: true, reason: "crash", exit: "", previousPid: 1, restarts: 1 };
+    const first = await startServer(path, oneShare, undefined, takeover);
+    await first.server.change((raw) => addDevice(raw, "late", { ram: "1PiB" }), plain);
+    const configured = first.engine.take().filter((call) => /^add/.test(call));
+    const text = first.engine.texts.get("configuration") ?? null;
+    await end(first);
+    const prepared = preparedIn(text, "b");
+    assert.deepEqual(
+      prepared?.state.devices.map(({ sizeBytes }) => sizeBytes),
+      [0n, 1n << 50n],
+    );
+
+    const next = await startServer(path, oneShare, undefined, takeover, prepared);
+    const calls = next.engine.take();
+    assert.deepEqual(calls.filter((call) => /^add/.test(call)).sort(), configured.sort());
+    assert.equal(calls.filter((call) => call === "adopt").length, 1);
+    assert.ok(calls.indexOf("adopt") > Math.max(...configured.map((call) => calls.indexOf(call))));
+    assert.deepEqual(preparedIn(next.engine.texts.get("configuration") ?? null, "b"), prepared);
+    await end(next);
+  });
+});
+
+test("what was prepared does not count for another build, after a change that it does not contain, or in a change", async () => {
+  await withDirectory(async (path) => {
+    const takeover = { kept: true, carried: true, reason: "crash", exit: "", previousPid: 1, restarts: 1 };
+    const { engine, server, directory } = await startServer(path, oneShare, undefined, takeover);
+    const prepared = preparedIn(engine.texts.get("configuration") ?? null, "b");
+    assert.ok(prepared !== null && stillHolds(prepared, directory.changes));
+    assert.equal(preparedIn(engine.texts.get("configuration") ?? null, "c"), null);
+    assert.equal(preparedIn(engine.texts.get("configuration") ?? null, null), null);
+    let during: boolean | null = null;
+    engine.stuck = {
+      match: /^addDevice late/,
+      get release() {
+        const now = preparedIn(engine.texts.get("configuration") ?? null, "b");
+        during = now !== null && stillHolds(now, directory.changes);
+        return Promise.resolve();
+      },
+    };
+    await server.change((raw) => addDevice(raw, "late", { ram: "1MiB" }), plain);
+    assert.equal(during, false);
+    assert.ok(!stillHolds(prepared, directory.changes));
+    await server.restart("test");
+    assert.equal(preparedIn(engine.texts.get("configuration") ?? null, "b"), null, "the file is read again");
+    await end({ engine, server, directory, path });
   });
 });
 

@@ -4,6 +4,7 @@
 
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
+import type { Beginning } from "../main/begin.js";
 import { formatError, KeelError, toKeelError } from "../model/errors.js";
 import { didYouMean } from "../model/nearest.js";
 import { formats } from "./output.js";
@@ -33,7 +34,7 @@ const changing = (command: Command): Command =>
     .option("--dry-run", "say what would change, change nothing")
     .option("--yes", "go on even if data is lost or hosts lose a disk");
 
-function serving(program: Command): void {
+function serving(program: Command, beginning: Promise<Beginning> | null): void {
   program
     .command("serve")
     .description("run the server in the foreground")
@@ -41,7 +42,7 @@ function serving(program: Command): void {
     .option("--state <directory>", "the durable directory, instead of what the configuration says")
     .option("--no-keeper", "without the keeper that makes crashes and restarts invisible to hosts")
     .addOption(socketOption())
-    .action(async (options) => (await import("./commands/serve.js")).serveCommand(options));
+    .action(async (options) => (await import("./commands/serve.js")).serveCommand(options, beginning));
   program
     .command("demo")
     .description("export a RAM disk, check it over TCP, and show how to connect")
@@ -49,7 +50,7 @@ function serving(program: Command): void {
     .option("--port <number>", "TCP port (default: 4420 if free)")
     .option("--size <size>", "size of the RAM disk", "1GiB")
     .addOption(new Option("--place <directory>", "of a demo under its keeper").hideHelp())
-    .action(async (options) => (await import("./commands/serve.js")).demoCommand(options));
+    .action(async (options) => (await import("./commands/serve.js")).demoCommand(options, beginning));
 }
 
 function sharing(program: Command): void {
@@ -401,7 +402,10 @@ function refuseUnknown(group: Command): void {
 }
 
 /** `args`: the command line that is about to be parsed. */
-export function buildProgram(args: readonly string[] = []): Command {
+export function buildProgram(
+  args: readonly string[] = [],
+  beginning: Promise<Beginning> | null = null,
+): Command {
   const program = new Command("keel")
     .description("A storage server whose hosts notice no restart: block devices over NVMe/TCP.")
     .version(version())
@@ -416,7 +420,7 @@ export function buildProgram(args: readonly string[] = []): Command {
     .configureHelp({ sortSubcommands: false })
     .showHelpAfterError("(keel help COMMAND shows what is allowed)")
     .exitOverride();
-  serving(program);
+  serving(program, beginning);
   sharing(program);
   namespaces(program);
   devices(program);
@@ -436,11 +440,14 @@ export function buildProgram(args: readonly string[] = []): Command {
   return program;
 }
 
-/** Runs one command line; answers the exit status. */
-export async function runCli(args: readonly string[]): Promise<number> {
+/** Runs one command line; answers the exit status. `beginning`: of a server that hosts may be waiting for. */
+export async function runCli(
+  args: readonly string[],
+  beginning: Promise<Beginning> | null = null,
+): Promise<number> {
   process.exitCode = 0;
   try {
-    await buildProgram(args).parseAsync([...args], { from: "user" });
+    await buildProgram(args, beginning).parseAsync([...args], { from: "user" });
     return Number(process.exitCode ?? 0);
   } catch (thrown) {
     if (thrown instanceof CommanderError) {

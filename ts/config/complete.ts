@@ -11,7 +11,7 @@ import {
   namespaceIdentity,
   subsystemSerial,
 } from "../model/identity.js";
-import { discoveryNqn, type Hex128, parseHex128 } from "../model/ids.js";
+import { discoveryNqn, type Hex128, namespaceKey, parseHex128 } from "../model/ids.js";
 import {
   blockActions,
   type Desired,
@@ -46,8 +46,6 @@ const cntlidMax = 0xffef;
 const defaultBlockBytes = 4096;
 const ms = (microseconds: number | undefined, otherwise: number): number =>
   microseconds === undefined ? otherwise : Math.ceil(microseconds / 1000);
-
-export const namespaceKey = (nqn: string, nsid: number): string => `${nqn} ${nsid}`;
 
 const plainDevice: Omit<DeviceWanted, "name" | "kind"> = {
   sizeBytes: 0n,

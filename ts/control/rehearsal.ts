@@ -34,7 +34,9 @@ export async function rehearse(
   const end = performance.now() + milliseconds;
   for (let round = 0; round < roundsMax && (round === 0 || performance.now() < end); round += 1) {
     const { identities, changes, media } = await DurableDirectory.peek(stateDirectory);
-    const kept = parseKept(formatKept({ file: loaded.raw, layout: loaded.raw, readAgain: false }));
+    const kept = parseKept(
+      formatKept({ file: loaded.raw, layout: loaded.raw, readAgain: false, prepared: null }),
+    );
     const merge = mergeChanges(kept?.file ?? loaded.raw, changes.changes);
     const { document } = parseDocument(merge.raw, context.node);
     const { state } = complete(document, { ...context, identities });

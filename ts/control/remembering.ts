@@ -2,7 +2,8 @@
 // was found out about media.
 
 import { randomUUID } from "node:crypto";
-import { type Identities, namespaceKey } from "../config/complete.js";
+import type { Identities } from "../config/complete.js";
+import { namespaceKey } from "../model/ids.js";
 import { isJsonObject, type JsonObject, sameJson } from "../model/json.js";
 import type { KnownFacts, State } from "../model/state.js";
 import { isServing } from "../model/status.js";

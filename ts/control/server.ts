@@ -6,11 +6,12 @@
 // configuration or the new one.
 
 import { performance } from "node:perf_hooks";
-import { type Context, complete, completeSettings, namespaceKey } from "../config/complete.js";
+import { type Context, complete, completeSettings } from "../config/complete.js";
 import { dataLost, describeStep, diff, type Step, unchangedCount } from "../config/diff.js";
 import { type Loaded, parseDocument } from "../config/load.js";
 import { isMigrating } from "../config/volume-edit.js";
 import { KeelError, toKeelError } from "../model/errors.js";
+import { namespaceKey } from "../model/ids.js";
 import { type JsonObject, sameJson, toJson } from "../model/json.js";
 import type { Desired, LogLevel, Settings } from "../model/state.js";
 import type { ServerStatus } from "../model/status.js";
@@ -18,13 +19,15 @@ import type { Adoption, EngineEvent, LastPdus, NativeEngine, Takeover } from "..
 import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
 import { formatKept, keptConfigurationName } from "../recovery/kept-configuration.js";
 import { knownFacts, mediumKey } from "../recovery/media.js";
+import { encodePrepared } from "../recovery/prepared.js";
 import { admit } from "./admission.js";
 import { withDeadline } from "./deadline.js";
 import { DurableDirectory } from "./durable-directory.js";
 import { EventRing } from "./events.js";
+import { type GoneOn, reconcilerFor } from "./going-on.js";
 import { Jobs } from "./jobs.js";
 import type { Log } from "./log.js";
-import { Reconciler } from "./reconciler.js";
+import type { Reconciler } from "./reconciler.js";
 import { nameVolumes, rememberIdentities, rememberMedia } from "./remembering.js";
 import { serverStatus } from "./report.js";
 import { Volumes } from "./volumes.js";
@@ -44,6 +47,8 @@ export type ServerParts = {
   readonly log: Log;
   readonly context: Omit<Context, "identities">;
   readonly version: string;
+  /** Of the program's files; null: not known. */
+  readonly build: string | null;
   /** What the engine was laid out by, and the document that says so. */
   readonly settings: Settings;
   readonly layout: JsonObject;
@@ -80,6 +85,7 @@ function refuseMigrating(steps: readonly Step[]): void {
 
 export class Server {
   private readonly parts: ServerParts;
+  private readonly gone: GoneOn | null;
   private readonly reconciler: Reconciler;
   private readonly events = new EventRing();
   private readonly jobs: Jobs;
@@ -92,22 +98,20 @@ export class Server {
   private retry: NodeJS.Timeout | null = null;
   private stopping = false;
   private kept = false;
+  /** A planned restart was asked for: the successor is to read the file. */
+  private readAgain = false;
   private watchdog: NodeJS.Timeout | null = null;
   private restartFailure: { timeMs: number; reason: string } | null = null;
 
-  /** `file`: the configuration as its file has it. */
-  constructor(parts: ServerParts, file: Loaded) {
+  /** `file`: the configuration as its file has it. `gone`: hosts go on already, with what a predecessor had. */
+  constructor(parts: ServerParts, file: Loaded, gone: GoneOn | null) {
     this.parts = parts;
+    this.gone = gone;
     this.file = file;
     this.raw = file.raw;
     this.desired = this.complete(file);
     const { directory } = parts;
-    this.reconciler = new Reconciler(
-      parts.engine,
-      parts.log,
-      (device) => knownFacts(directory.media, device),
-      (nqn, nsid, nguid) => directory.protectionOf(namespaceKey(nqn, nsid), nguid),
-    );
+    this.reconciler = gone?.reconciler ?? reconcilerFor(parts.engine, directory, parts.log);
     this.jobs = new Jobs({
       directory,
       log: parts.log,
@@ -144,12 +148,13 @@ export class Server {
    */
   async start(takeover: Takeover): Promise<void> {
     const { engine, directory } = this.parts;
-    await engine.setLoading(true);
     const record = directory.changes;
+    if (this.gone === null) await engine.setLoading(true);
+    // Where hosts go on already, this finds everything as it should be.
     let kept = await this.bringUp(record.previous ?? record.changes);
     if (record.previous !== null) kept = (await this.finish(record.changes)) ?? kept;
-    this.reportAdoption(takeover, await engine.adopt());
-    await engine.setLoading(false);
+    this.reportAdoption(takeover, this.gone?.adoption ?? (await engine.adopt()));
+    if (this.gone === null) await engine.setLoading(false);
     // Hosts go on already: what follows is bookkeeping that a kill may repeat.
     if (record.previous !== null || !sameJson(kept, record.changes)) {
       await directory.writeChanges({ changes: kept, previous: null });
@@ -159,7 +164,7 @@ export class Server {
     await this.forgetProtections();
     await this.continueGeneration(takeover);
     this.kept = takeover.kept;
-    await this.leaveConfiguration(false);
+    await this.leaveConfiguration();
     if (takeover.kept) this.watchdog = setInterval(() => engine.alive(), aliveMs).unref();
     await this.jobs.resume(
       this.reconciler.actual.devices.filter(({ kind }) => kind === "migration").map(({ name }) => name),
@@ -188,18 +193,26 @@ export class Server {
   }
 
   /** With the keeper, for a successor. */
-  private async leaveConfiguration(readAgain: boolean): Promise<void> {
+  private async leaveConfiguration(): Promise<void> {
     if (!this.kept) return;
+    const { readAgain } = this;
+    const { build, settings, layout } = this.parts;
+    const { state, logLevel } = this.desired;
+    const file = this.file.raw;
+    const changes = changesBetween(file, this.raw);
+    const prepared =
+      readAgain || build === null ? null : encodePrepared({ build, settings, logLevel, state, changes });
     await this.parts.engine.storeText(
       keptConfigurationName,
-      formatKept({ file: this.file.raw, layout: this.parts.layout, readAgain }),
+      formatKept({ file, layout, readAgain, prepared }),
     );
   }
 
   /** Asks the keeper to replace this process by what is installed now. It goes on until the new one is ready. */
   async restart(reason: string): Promise<void> {
     this.restartFailure = null;
-    await this.leaveConfiguration(true);
+    this.readAgain = true;
+    await this.leaveConfiguration();
     await withDeadline(this.parts.engine.requestRestart(reason), statusDeadlineMs, "asking for a restart");
   }
 
@@ -351,7 +364,6 @@ export class Server {
       try {
         const needsRestart = this.needRestart(file);
         const result = await this.changeNow(merge.raw, { dryRun: false, allowDataLoss: false });
-        await this.leaveConfiguration(false);
         return { ...result, needsRestart };
       } catch (thrown) {
         this.file = before;
@@ -409,6 +421,7 @@ export class Server {
     }
     this.adopt(loaded);
     if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: null });
+    await this.leaveConfiguration();
     await this.forgetProtections();
     this.report(steps);
     await nameVolumes(this.parts.directory, raw);
@@ -434,6 +447,7 @@ export class Server {
       await directory.writeChanges({ changes: changesBetween(this.file.raw, raw), previous: null });
       this.adopt(loaded);
       this.report(await this.reconciler.lenient(next.state));
+      await this.leaveConfiguration();
       await this.rememberMedia();
       this.scheduleRetry();
       return { applied: true, steps: planned.map(describeStep), unchanged: 0, lost: [], needsRestart: [] };
@@ -593,7 +607,8 @@ export class Server {
         return;
       case "restart-failed":
         this.restartFailure = { timeMs: Date.now(), reason: event.reason };
-        this.leaveConfiguration(false).catch((error: unknown) => log.error({}, toKeelError(error).message));
+        this.readAgain = false;
+        this.leaveConfiguration().catch((error: unknown) => log.error({}, toKeelError(error).message));
         this.events.add("error", `restart failed: ${event.reason}`);
         log.error(
           { area: "restart", code: "E_RESTART_FAILED" },

@@ -24,6 +24,7 @@ import { KeelError } from "../model/errors.js";
 import { isJsonObject, type JsonObject, toJson } from "../model/json.js";
 import { exactSize, formatCount, formatSize } from "../model/units.js";
 import type { Addon, LoadResult } from "../native/addon.js";
+import type { Beginning } from "./begin.js";
 import { makeLogger } from "./logger.js";
 
 export type DemoOptions = {
@@ -34,6 +35,7 @@ export type DemoOptions = {
   readonly sizeBytes: bigint;
   /** Where a demo that became a keeper has its state. */
   readonly place: string | null;
+  readonly beginning: Promise<Beginning> | null;
   /** This command again, for the keeper to run. */
   readonly commandAt: (place: string) => readonly string[];
   readonly print: (line: string) => void;
@@ -111,14 +113,21 @@ function checkLine(result: LoadResult): { good: boolean; line: string } {
   };
 }
 
+/** The exit status after a self-check that failed. Another start would find the same, so it ends the keeper too. */
+const failed = 1;
 const documentFile = "demo.json";
 
-const startOptions = (document: JsonObject, useKeeper: boolean): StartOptions => ({
+const startOptions = (
+  document: JsonObject,
+  useKeeper: boolean,
+  beginning: Promise<Beginning> | null = null,
+): StartOptions => ({
   configFile: null,
   document,
   stateDirectory: null,
   rpcSocket: null,
   useKeeper,
+  beginning,
   logger: makeLogger("warn"),
 });
 
@@ -140,7 +149,8 @@ async function newDocument(directory: string, options: DemoOptions): Promise<Jso
 
 /** Answers the exit status. */
 export async function demo(options: DemoOptions): Promise<number> {
-  if (options.place !== null && isKept()) return serveKept(options.place, options);
+  if (options.place !== null && (options.beginning !== null || isKept()))
+    return serveKept(options.place, options);
   for (const line of machineLines(addonOrError())) options.print(line);
   const directory = await mkdtemp(join(tmpdir(), "keel-demo-"));
   let running: Running | null = null;
@@ -148,10 +158,13 @@ export async function demo(options: DemoOptions): Promise<number> {
     const document = await newDocument(directory, options);
     if (!options.once) {
       await writeFile(join(directory, documentFile), toJson(document));
-      becomeKeeper(startOptions(document, true), options.commandAt(directory), ["--log=error"]);
+      becomeKeeper(startOptions(document, true), options.commandAt(directory), [
+        "--log=error",
+        `--final-code=${failed}`,
+      ]);
     }
     running = await start(startOptions(document, false));
-    return (await present(running, options)) ? 0 : 1;
+    return (await present(running, options)) ? 0 : failed;
   } finally {
     await running?.stop();
     await rm(directory, { recursive: true, force: true });
@@ -163,12 +176,12 @@ async function serveKept(directory: string, options: DemoOptions): Promise<numbe
   const { print } = options;
   const document: unknown = JSON.parse(await readFile(join(directory, documentFile), "utf8"));
   if (!isJsonObject(document)) throw new KeelError("E_INTERNAL", "the demo's document is not one");
-  const running = await start(startOptions(document, true));
+  const running = await start(startOptions(document, true, options.beginning));
   try {
     const { restarts } = await running.server.status();
     const [last] = restarts.last;
     if (last === undefined) {
-      if (!(await present(running, options))) return 0; // said; another start would find the same
+      if (!(await present(running, options))) return failed;
     } else {
       const pause = `pause ${last.pauseMs.toFixed(1)} ms`;
       print(

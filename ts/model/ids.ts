@@ -50,3 +50,6 @@ export function parseHex128(text: string): Hex128 | null {
 
 export const formatUuid = (hex: string): string =>
   hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+
+/** A namespace of a subsystem, as the durable directory names it. */
+export const namespaceKey = (nqn: string, nsid: number): string => `${nqn} ${nsid}`;

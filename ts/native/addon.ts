@@ -413,6 +413,8 @@ export type NativeEngine = {
   lastPdus(): Promise<LastPdus[]>;
 };
 
+export type KeeperStart = { standby: boolean; configuration: string | null };
+
 export type Addon = {
   /**
    * The start of a kept server, in this order: openKeeper → configuration (the stored text if there is one and it does
@@ -420,12 +422,14 @@ export type Addon = {
    * file) → createEngine → start → takeOver → stored text again (the predecessor may have changed it meanwhile) →
    * durable directory → devices, subsystems, listeners → adopt → setLoading(false) → everything that may wait: control
    * socket, metrics, discovery generation (continues in the arena if `carried`), files, storeText("configuration", …).
+   * A text that also says what all of that came to (recovery/prepared.ts) is gone on with first: everything but devices,
+   * subsystems, listeners and adopt is then loaded and read afterwards.
    * A planned restart stores a text that asks for the file first, then calls requestRestart.
    *
    * The keeper that the environment names, or null. Blocks until it has said what this process is to be. The engine
    * that is created next belongs to it. `configuration`: what the predecessor stored under that name.
    */
-  openKeeper(): { standby: boolean; configuration: string | null } | null;
+  openKeeper(): KeeperStart | null;
   createEngine(options: EngineOptions): NativeEngine;
   /** Drives an NVMe/TCP target with the project's own initiator, on a thread of its own. */
   runLoad(options: LoadOptions): Promise<LoadResult>;

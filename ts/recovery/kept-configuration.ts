@@ -2,7 +2,8 @@
 // successor goes on with the document that the dead server had read, unless it is there because somebody asked for a
 // restart or a reload. Run-time changes are not in it; they stand in the durable directory.
 
-import { isJsonObject, type JsonObject, toJson } from "../model/json.js";
+import { isJsonObject, type Json, type JsonObject, toJson } from "../model/json.js";
+import { decodePrepared, type Prepared } from "./prepared.js";
 
 /** The name under which the keeper holds it. */
 export const keptConfigurationName = "configuration";
@@ -14,6 +15,8 @@ export type KeptConfiguration = {
   readonly layout: JsonObject;
   /** The successor is to read the file again. */
   readonly readAgain: boolean;
+  /** What both come to (recovery/prepared.ts); null: not known, as while a change is being carried out. */
+  readonly prepared: Json;
 };
 
 export const formatKept = (kept: KeptConfiguration): string => toJson({ version: 1, ...kept });
@@ -30,5 +33,11 @@ export function parseKept(text: string | null): KeptConfiguration | null {
   if (!isJsonObject(value) || value["version"] !== 1) return null;
   const { file, layout, readAgain } = value;
   const complete = isJsonObject(file) && isJsonObject(layout) && typeof readAgain === "boolean";
-  return complete ? { file, layout, readAgain } : null;
+  return complete ? { file, layout, readAgain, prepared: value["prepared"] ?? null } : null;
+}
+
+/** null: there is none that this build can use, or the file is to be read first. */
+export function preparedIn(text: string | null, build: string | null): Prepared | null {
+  const kept = parseKept(text);
+  return kept === null || kept.readAgain ? null : decodePrepared(kept.prepared, build);
 }

@@ -1,6 +1,7 @@
 // `keel serve` and `keel demo`: the only commands that start a server.
 
 import { resolve } from "node:path";
+import type { Beginning } from "../../main/begin.js";
 import type { StartOptions } from "../../main.js";
 import { KeelError } from "../../model/errors.js";
 import { parseSize } from "../../model/units.js";
@@ -29,7 +30,7 @@ function serverCommand(options: ServeFlags): string[] {
   return [...thisProgram(), "serve", ...places];
 }
 
-export async function serveCommand(options: ServeFlags): Promise<void> {
+export async function serveCommand(options: ServeFlags, beginning: Promise<Beginning> | null): Promise<void> {
   const { becomeKeeper, isKept, serve } = await import("../../main.js");
   const start: StartOptions = {
     configFile: absolute(options.config),
@@ -37,15 +38,17 @@ export async function serveCommand(options: ServeFlags): Promise<void> {
     stateDirectory: absolute(options.state),
     rpcSocket: absolute(options.socket),
     useKeeper: true,
+    beginning,
     logger: null,
   };
-  if (options.keeper !== false && !isKept()) becomeKeeper(start, serverCommand(options));
+  if (options.keeper !== false && beginning === null && !isKept())
+    becomeKeeper(start, serverCommand(options));
   process.exitCode = await serve(start);
 }
 
 type DemoFlags = { once?: boolean; port?: string; size: string; place?: string };
 
-export async function demoCommand(options: DemoFlags): Promise<void> {
+export async function demoCommand(options: DemoFlags, beginning: Promise<Beginning> | null): Promise<void> {
   const sizeBytes = parseSize(options.size);
   if (sizeBytes === null || sizeBytes < 1n << 20n || sizeBytes % 4096n !== 0n) {
     throw new KeelError(
@@ -63,6 +66,7 @@ export async function demoCommand(options: DemoFlags): Promise<void> {
     port,
     sizeBytes,
     place: absolute(options.place),
+    beginning,
     commandAt: (place) => [...thisProgram(), "demo", "--size", options.size, "--place", place],
     print,
   });

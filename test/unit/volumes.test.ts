@@ -69,6 +69,18 @@ const quiet = {
 const ram = { ram: "1MiB" };
 const far = { "nvme-tcp": "10.0.0.9:4420", nqn: "nqn.2026-11.example.keel:far:d" };
 
+test("a mirror waits five seconds for a remote leg, on whatever way it stands on it; who has no other leg a minute", () => {
+  const state = stateOf({
+    a: ram,
+    b: { ...far, nsid: 2 },
+    under: { linear: ["b"] },
+    safe: { mirror: ["a", "under"] },
+    alone: far,
+  });
+  assert.equal(deviceOf(state, "b").remote?.deadlineMs, 5_000);
+  assert.equal(deviceOf(state, "alone").remote?.deadlineMs, 60_000);
+});
+
 test("every kind of volume is completed with its defaults", () => {
   const state = stateOf({
     a: ram,

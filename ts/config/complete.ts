@@ -79,6 +79,8 @@ const remoteDefaults = {
   pingMs: 1_000,
   timeoutMs: 5_000,
   deadlineMs: 60_000,
+  /** Of a mirror's leg: the others go on without it long before hosts lose their patience (Linux: 30 s). */
+  legDeadlineMs: 5_000,
 };
 const tcmuTimeoutMs = 30_000;
 const defaultChunkBytes = 64n << 10n;
@@ -87,7 +89,11 @@ type Remote = Extract<PlainDeviceDocument, { "nvme-tcp": string }>;
 type Mirror = Extract<PlainDeviceDocument, { mirror: string[] }>;
 type Tcmu = Extract<PlainDeviceDocument, { tcmu: string }>;
 
-function completeRemote(device: Remote, own: HostIdentity): NonNullable<DeviceWanted["remote"]> {
+function completeRemote(
+  device: Remote,
+  own: HostIdentity,
+  leg: boolean,
+): NonNullable<DeviceWanted["remote"]> {
   const digests = device.digests ?? "off";
   const { hostnqn, hostid } = device.host_nqn === undefined ? own : hostIdentityFor(device.host_nqn, own);
   return {
@@ -105,7 +111,7 @@ function completeRemote(device: Remote, own: HostIdentity): NonNullable<DeviceWa
     katoMs: ms(device.keep_alive, remoteDefaults.katoMs),
     pingMs: ms(device.ping, remoteDefaults.pingMs),
     timeoutMs: ms(device.timeout, remoteDefaults.timeoutMs),
-    deadlineMs: ms(device.deadline, remoteDefaults.deadlineMs),
+    deadlineMs: ms(device.deadline, leg ? remoteDefaults.legDeadlineMs : remoteDefaults.deadlineMs),
     whenLost: device.when_lost ?? "fail",
   };
 }
@@ -133,7 +139,13 @@ const completeTcmu = (device: Tcmu): NonNullable<DeviceWanted["tcmu"]> => ({
   whenLost: device.when_lost ?? "resend",
 });
 
-function completeDevice(name: string, device: PlainDeviceDocument, identities: Identities): DeviceWanted {
+/** `leg`: whether a mirror stands on it, on whatever way. */
+function completeDevice(
+  name: string,
+  device: PlainDeviceDocument,
+  identities: Identities,
+  leg: boolean,
+): DeviceWanted {
   const parts = partsOf(device).map(({ part }) => ({
     device: part.device,
     startBytes: part.start,
@@ -170,7 +182,7 @@ function completeDevice(name: string, device: PlainDeviceDocument, identities: I
     return { ...base, kind: "mirror", parts, mirror: completeMirror(device, volume) };
   }
   if ("nvme-tcp" in device) {
-    return { ...base, kind: "nvme", remote: completeRemote(device, hostIdentity(identities.server)) };
+    return { ...base, kind: "nvme", remote: completeRemote(device, hostIdentity(identities.server), leg) };
   }
   if ("tcmu" in device)
     return { ...base, kind: "tcmu", sizeBytes: device.size ?? 0n, tcmu: completeTcmu(device) };
@@ -197,11 +209,16 @@ function completeDevice(name: string, device: PlainDeviceDocument, identities: I
 }
 
 /** A device that is being copied to another place is three: the two places, and itself over both. */
-function completeDevices(name: string, device: DeviceDocument, identities: Identities): DeviceWanted[] {
-  if (!("migration" in device)) return [completeDevice(name, device, identities)];
+function completeDevices(
+  name: string,
+  device: DeviceDocument,
+  identities: Identities,
+  leg: boolean,
+): DeviceWanted[] {
+  if (!("migration" in device)) return [completeDevice(name, device, identities, leg)];
   const { source, destination, rate } = device.migration;
-  const from = completeDevice(sourceName(name), source, identities);
-  const to = completeDevice(destinationName(name), destination, identities);
+  const from = completeDevice(sourceName(name), source, identities, leg);
+  const to = completeDevice(destinationName(name), destination, identities, leg);
   return [
     // The source was made under the device's own name, and its memory is still kept under that.
     { ...from, memoryName: from.kind === "ram" ? (from.memoryName ?? name) : null },
@@ -222,11 +239,21 @@ function devicesInOrder(
   identities: Identities,
 ): DeviceWanted[] {
   const ordered = new Map<string, readonly DeviceWanted[]>();
+  const users = new Map(
+    Object.entries(devices).flatMap(([user, device]) =>
+      partsOf(device).map(({ part }): [string, string] => [part.device, user]),
+    ),
+  );
+  const isLeg = (name: string): boolean => {
+    const user = users.get(name);
+    const device = user === undefined ? undefined : devices[user];
+    return user !== undefined && device !== undefined && ("mirror" in device || isLeg(user));
+  };
   const visit = (name: string): void => {
     const device = devices[name];
     if (device === undefined || ordered.has(name)) return;
     for (const { part } of partsOf(device)) visit(part.device);
-    ordered.set(name, completeDevices(name, device, identities));
+    ordered.set(name, completeDevices(name, device, identities, isLeg(name)));
   };
   for (const name of Object.keys(devices).sort()) visit(name);
   return [...ordered.values()].flat();

@@ -29,9 +29,10 @@ struct HostCommand {
 
     // The queue's own.
     enum class State : std::uint8_t {
-        idle,    // the submitter's
-        queued,  // its capsule is not yet handed to the socket
-        sent,    // the controller's
+        idle,      // the submitter's
+        queued,    // its capsule is not yet handed to the socket
+        sent,      // the controller's
+        answered,  // before the socket took all of its data, which stay in use until then
     };
     State state = State::idle;
     bool in_capsule = false;
@@ -40,6 +41,8 @@ struct HostCommand {
     std::uint32_t received = 0;   // bytes from the controller
     std::uint32_t requested = 0;  // bytes that R2Ts have asked for
     std::uint32_t given = 0;      // bytes of those that were put into H2CData
+    std::uint64_t batch = 0;      // of output, the last one that refers to the data
+    Completion answer;            // of an answered one
     HostCommand* next = nullptr;
 };
 

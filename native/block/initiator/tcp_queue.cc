@@ -195,6 +195,30 @@ HostCommand* TcpQueue::find(std::uint16_t cid) {
     return slots_[index].command;
 }
 
+// The controller has answered.
+void TcpQueue::answer(HostCommand& command, const Completion& completion) {
+    const std::uint64_t taken = send_operation_.in_flight ? batch_ - 2 : batch_ - 1;
+    if (command.direction != wire::DataDirection::to_controller || command.batch <= taken) {
+        complete(command, completion);
+        return;
+    }
+    command.state = HostCommand::State::answered;
+    command.answer = completion;
+    command.next = nullptr;
+    (answered_last_ != nullptr ? answered_last_->next : answered_first_) = &command;
+    answered_last_ = &command;
+}
+
+// The socket has taken everything up to the batch that is being built.
+void TcpQueue::complete_answered() {
+    while (answered_first_ != nullptr && answered_first_->batch < batch_ && phase_ < Phase::closing) {
+        HostCommand& command = *answered_first_;
+        answered_first_ = command.next;
+        answered_last_ = answered_first_ == nullptr ? nullptr : answered_last_;
+        complete(command, command.answer);
+    }
+}
+
 void TcpQueue::complete(HostCommand& command, const Completion& completion) {
     const std::uint16_t index = command.sqe.cid & slot_mask;
     slots_[index].command = nullptr;
@@ -263,12 +287,13 @@ void TcpQueue::finish_closing() {
         socket_ = -1;
     }
     capsules_first_ = capsules_last_ = data_first_ = data_last_ = nullptr;
+    answered_first_ = answered_last_ = nullptr;
     receiving_ = nullptr;
     phase_ = Phase::closed;
     for (Slot& slot : slots_) {
         if (slot.command != nullptr) {
             Completion unanswered;
-            unanswered.sent = slot.command->state == HostCommand::State::sent;
+            unanswered.sent = slot.command->state != HostCommand::State::queued;
             complete(*slot.command, unanswered);
         }
     }

@@ -7,6 +7,9 @@
 // with a text that says what; nothing is retried and nothing reconnects, because this code also judges
 // targets that restart.
 //
+// An answer may come before the socket has taken the data that it is about: only then is the command over, so
+// that the data are not its owner's again while the kernel still reads them.
+//
 // Output is collected during an iteration of the reactor and sent with one system call; large data is
 // received directly to its place. No memory is allocated after the constructor.
 //
@@ -137,7 +140,9 @@ class TcpQueue {
     void connected(std::int32_t result);
     void send_connect();
     void join_answered(const Completion& completion);
+    void answer(HostCommand& command, const Completion& completion);
     void complete(HostCommand& command, const Completion& completion);
+    void complete_answered();
     HostCommand* find(std::uint16_t cid);
     bool enqueue(HostCommand& command);
 
@@ -191,6 +196,9 @@ class TcpQueue {
 
     Batch building_;
     Batch sending_;
+    std::uint64_t batch_ = 1;  // the number of building_; the socket has taken all before sending_
+    HostCommand* answered_first_ = nullptr;
+    HostCommand* answered_last_ = nullptr;
     msghdr send_message_{};
     SocketOperation send_operation_;
 

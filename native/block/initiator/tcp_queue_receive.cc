@@ -216,7 +216,7 @@ bool TcpQueue::take_response(const std::byte* bytes) {
     completion.retry_delay =
         static_cast<std::uint8_t>(wire::status_bits::command_retry_delay.get(cqe.status));
     completion.result = cqe.dw01();
-    complete(*command, completion);
+    answer(*command, completion);
     return true;
 }
 

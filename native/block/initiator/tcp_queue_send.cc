@@ -75,6 +75,7 @@ void TcpQueue::put_capsule(Batch& batch, HostCommand& command) {
     put_header(batch, layout, &pdu);
     put_payload(batch, layout, command.data);
     command.state = HostCommand::State::sent;
+    command.batch = batch_;
 }
 
 // One H2CData. True if it was the last that the R2T asked for.
@@ -92,6 +93,7 @@ bool TcpQueue::put_data(Batch& batch, HostCommand& command) {
     put_header(batch, layout, &pdu);
     put_payload(batch, layout, command.data + command.given);
     command.given += bytes;
+    command.batch = batch_;
     return bytes == left;
 }
 
@@ -120,6 +122,7 @@ void TcpQueue::flush() {
         return;
     }
     std::swap(building_, sending_);
+    ++batch_;
     start_send();
 }
 
@@ -156,7 +159,10 @@ void TcpQueue::sent(std::int32_t result) {
         return;
     }
     sending_.clear();
-    flush_.schedule();
+    complete_answered();
+    if (phase_ < Phase::closing) {
+        flush_.schedule();
+    }
 }
 
 }  // namespace block::initiator

@@ -517,6 +517,38 @@ TEST_CASE("whatever a controller does against the rules fails the queue, and eve
     }
 }
 
+TEST_CASE("a write that is answered before the socket has taken its data ends after that, or unanswered") {
+    for (const bool reads_on : {true, false}) {
+        CAPTURE(reads_on);
+        Bench bench;
+        bench.options.transfer_bytes_max = 32u << 20;
+        bench.script.max_h2c = 64u << 20;
+        bench.open();
+        TestCommand write(32u << 20, writes);  // more than sockets hold
+        TestCommand small(64, reads);
+        const std::uint32_t cid = bench.submit(write);
+        const std::uint32_t small_cid = bench.submit(small);
+        bench.script.send_bytes(bench.script.r2t(cid, 0, write.length));
+        REQUIRE(bench.until([&] { return bench.queue->statistics().r2t == 1; }));
+        bench.script.send_bytes(bench.script.response(cid));
+        bench.script.send_bytes(bench.script.data(small_cid, 0, Bytes(64), last | success));
+        REQUIRE(bench.until([&] { return small.completed == 1; }));  // the response came before
+        CHECK(write.completed == 0);
+        if (reads_on) {
+            CHECK(bench.next().size() == 24 + write.length);
+            REQUIRE(bench.until([&] { return write.completed == 1; }));
+            CHECK(write.completion.ok());
+        } else {
+            bench.script.send_bytes(bench.script.response(cid));  // once more
+            REQUIRE(bench.until([&] { return bench.closed; }));
+            CHECK(bench.failure.find("not outstanding") != std::string::npos);
+            CHECK(write.completed == 1);
+            CHECK_FALSE(write.completion.answered);
+            CHECK(write.completion.sent);
+        }
+    }
+}
+
 TEST_CASE("a second completion of a command is noticed, also after its slot was used again") {
     Bench bench;
     bench.open();

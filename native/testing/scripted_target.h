@@ -340,6 +340,7 @@ class ScriptedTarget {
         Bytes page(4096);
         switch (io.opcode) {
             case 0x06: break;
+            case 0x02: return io.data(io.cid, 0, page, 4) && io.respond();
             case 0x0C: return true;  // an event that never comes
             case 0x09: return io.respond(io.cid, 0, (io.cdw10 & 0xFF) == 7 ? 0x003F003F : 0);
             default: return io.respond();

@@ -18,6 +18,8 @@ namespace {
 constexpr std::uint16_t admin_entries = 32;
 constexpr std::uint32_t admin_in_capsule_bytes = 8192;
 constexpr base::Nanoseconds ready_poll_interval = 10 * base::millisecond;
+// Without a keep alive a controller hears of a loss from its transport only, at no certain time.
+constexpr std::uint64_t quiesce_ms_without_keep_alive = 30'000;
 constexpr std::uint32_t transfer_bytes_cap = 4u << 20;  // of controllers that know no limit
 
 constexpr std::uint32_t controller_configuration = wire::cc::en.put(1) | wire::cc::iosqes.put(6) |
@@ -49,35 +51,28 @@ std::string identity_text(const char* type, const std::uint8_t* bytes, std::size
     return any ? text : std::string();
 }
 
-// What Identify alone tells of who the namespace is.
-std::string identity_of(const wire::IdentifyController& controller, const wire::IdentifyNamespace& ns,
-                        std::uint32_t nsid) {
-    std::string identity = identity_text("nguid", ns.nguid, sizeof ns.nguid);
-    if (identity.empty()) {
-        identity = identity_text("eui64", ns.eui64, sizeof ns.eui64);
-    }
-    if (identity.empty()) {
-        identity = "serial.";
-        for (const char byte : controller.sn) {
-            if (byte > ' ' && byte < 0x7f) {
-                identity += byte;
-            }
+std::string serial_identity(const wire::IdentifyController& controller, std::uint32_t nsid) {
+    std::string identity = "serial.";
+    for (const char byte : controller.sn) {
+        if (byte > ' ' && byte < 0x7f) {
+            identity += byte;
         }
-        identity += "." + std::to_string(nsid);
     }
-    return identity;
+    return identity + "." + std::to_string(nsid);
 }
 
-// The most telling of the Namespace Identification Descriptors; what does not add up ends the list.
-std::string identity_of(const std::array<std::byte, wire::identify_bytes>& page) {
-    struct Kind {
-        wire::NamespaceIdType type;
-        const char* name;
-    };
-    static constexpr Kind kinds[] = {{wire::NamespaceIdType::nguid, "nguid"},
-                                     {wire::NamespaceIdType::uuid, "uuid"},
-                                     {wire::NamespaceIdType::eui64, "eui64"}};
-    std::string found[std::size(kinds)];
+// By how much they tell, the best first.
+struct IdentityKind {
+    wire::NamespaceIdType type;
+    const char* name;
+};
+constexpr IdentityKind identity_kinds[] = {{wire::NamespaceIdType::nguid, "nguid"},
+                                           {wire::NamespaceIdType::uuid, "uuid"},
+                                           {wire::NamespaceIdType::eui64, "eui64"}};
+using Identities = std::array<std::string, std::size(identity_kinds)>;
+
+// The Namespace Identification Descriptors; what does not add up ends the list.
+void read_descriptors(const std::array<std::byte, wire::identify_bytes>& page, Identities& found) {
     std::size_t at = 0;
     while (page.size() - at >= sizeof(wire::NamespaceIdDescriptor)) {
         wire::NamespaceIdDescriptor descriptor;
@@ -86,21 +81,16 @@ std::string identity_of(const std::array<std::byte, wire::identify_bytes>& page)
         if (descriptor.nidl == 0 || descriptor.nidl > page.size() - at) {
             break;
         }
-        for (std::size_t i = 0; i < std::size(kinds); ++i) {
-            if (descriptor.nidt == static_cast<std::uint8_t>(kinds[i].type) &&
-                descriptor.nidl == wire::namespace_id_bytes(kinds[i].type)) {
-                found[i] = identity_text(
-                    kinds[i].name, reinterpret_cast<const std::uint8_t*>(page.data() + at), descriptor.nidl);
+        for (std::size_t i = 0; i < std::size(identity_kinds); ++i) {
+            if (descriptor.nidt == static_cast<std::uint8_t>(identity_kinds[i].type) &&
+                descriptor.nidl == wire::namespace_id_bytes(identity_kinds[i].type)) {
+                found[i] =
+                    identity_text(identity_kinds[i].name,
+                                  reinterpret_cast<const std::uint8_t*>(page.data() + at), descriptor.nidl);
             }
         }
         at += descriptor.nidl;
     }
-    for (const std::string& identity : found) {
-        if (!identity.empty()) {
-            return identity;
-        }
-    }
-    return {};
 }
 
 }  // namespace
@@ -112,7 +102,9 @@ struct Controller::Step {
     void (Controller::*start)();
     void (Controller::*take)(std::uint64_t result);
     bool (Controller::*wanted)() const = nullptr;  // null: always
-    bool optional = false;                         // a controller that cannot do it is taken as it is
+    // A controller that cannot do it is taken as it is: one that never can, or one that fails for whatever
+    // reason.
+    enum class Optional : std::uint8_t { no, never_can, fails } optional = Optional::no;
 };
 
 const Controller::Step Controller::steps[] = {
@@ -122,18 +114,18 @@ const Controller::Step Controller::steps[] = {
     {"Property Get of CSTS", &Controller::start_status, &Controller::take_status},
     {"Identify Controller", &Controller::start_identify_controller, &Controller::take_identify_controller},
     {"Identify Controller of the NVM command set", &Controller::start_command_set_limits,
-     &Controller::take_command_set_limits, &Controller::learns, true},
+     &Controller::take_command_set_limits, &Controller::learns, Controller::Step::Optional::never_can},
     {"Set Features of the host behavior", &Controller::start_host_behavior, &Controller::take_nothing,
-     &Controller::retry_delays_offered, true},
+     &Controller::retry_delays_offered, Controller::Step::Optional::fails},
     {"Set Features of the number of queues", &Controller::start_number_of_queues,
      &Controller::take_number_of_queues},
     {"Set Features of the event configuration", &Controller::start_event_configuration,
      &Controller::take_nothing},
     {"Get Log Page of changed namespaces", &Controller::start_changed_namespaces, &Controller::take_nothing,
-     &Controller::looks_again, true},
+     &Controller::looks_again, Controller::Step::Optional::fails},
     {"Identify Namespace", &Controller::start_identify_namespace, &Controller::take_identify_namespace},
     {"Namespace Identification Descriptors", &Controller::start_identification,
-     &Controller::take_identification, &Controller::learns, true},
+     &Controller::take_identification, &Controller::learns, Controller::Step::Optional::never_can},
     {"I/O queues", &Controller::finish_steps, nullptr},
 };
 
@@ -313,9 +305,10 @@ void Controller::run_step() {
     command_.direction = wire::DataDirection::none;
     command_.data = nullptr;
     command_.length = 0;
-    const auto start = steps[step_].start;
-    (this->*start)();
-    if (steps[step_].take != nullptr && !admin_->submit(command_)) {
+    const Step& step = steps[step_];
+    const auto start = step.start;
+    (this->*start)();  // the last one may begin anew
+    if (step.take != nullptr && !admin_->submit(command_)) {
         fail("the admin queue takes no command");
     }
 }
@@ -325,7 +318,10 @@ void Controller::step_done(const Completion& completion) {
         return;
     }
     const Step& step = steps[step_];
-    if (!completion.status.ok() && step.optional) {
+    const bool never_can = completion.do_not_retry || completion.status == wire::status::invalid_field ||
+                           completion.status == wire::status::invalid_opcode;
+    if (!completion.status.ok() && (step.optional == Step::Optional::fails ||
+                                    (step.optional == Step::Optional::never_can && never_can))) {
         ++step_;
         run_step();
         return;
@@ -453,7 +449,9 @@ void Controller::take_identify_controller(std::uint64_t) {
     const std::uint64_t granularity_ms = std::max<std::uint64_t>(identity.kas, 1) * 100;
     const std::uint64_t kato_ms = (options_.kato_ms + granularity_ms - 1) / granularity_ms * granularity_ms;
     const bool traffic_based = (identity.ctratt & wire::ctratt::traffic_based_keep_alive) != 0;
-    facts_.quiesce_ms = kato_ms * (traffic_based ? 3 : 2) + identity.cqt;
+    facts_.quiesce_ms =
+        (options_.kato_ms == 0 ? quiesce_ms_without_keep_alive : kato_ms * (traffic_based ? 3 : 2)) +
+        identity.cqt;
     if (options_.adapt && identity.maxcmd != 0) {
         options_.depth = std::min(options_.depth, identity.maxcmd.value());
     }
@@ -514,7 +512,10 @@ void Controller::take_identify_namespace(std::uint64_t) {
             facts_.physical_block_bytes = sensible_size(ns.npwg, facts_.block_bytes);
             facts_.optimal_io_bytes = sensible_size(ns.nows, facts_.block_bytes);
         }
-        facts_.identity = identity_of(*identify_controller_, ns, options_.nsid);
+        facts_.identities[0] = identity_text("nguid", ns.nguid, sizeof ns.nguid);
+        facts_.identities[1].clear();
+        facts_.identities[2] = identity_text("eui64", ns.eui64, sizeof ns.eui64);
+        facts_.identities[3] = serial_identity(*identify_controller_, options_.nsid);
     }
 }
 
@@ -523,9 +524,12 @@ void Controller::start_identification() {
 }
 
 void Controller::take_identification(std::uint64_t) {
-    const std::string identity = identity_of(*page_);
-    if (!identity.empty()) {
-        facts_.identity = identity;
+    Identities found;
+    read_descriptors(*page_, found);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        if (!found[i].empty()) {
+            facts_.identities[i] = found[i];
+        }
     }
 }
 

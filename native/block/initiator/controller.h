@@ -58,7 +58,9 @@ struct NamespaceFacts {
     std::uint16_t optional_commands = 0;  // ONCS
     std::uint16_t fused = 0;              // FUSES
     // Only with ControllerOptions::learn, or else as if the controller had said nothing.
-    std::string identity;  // "nguid.…", "uuid.…", "eui64.…" or, if it has none, "serial.….nsid"
+    // Who the namespace is, the most telling first: "nguid.…", "uuid.…", "eui64.…", "serial.….nsid". Empty:
+    // it has none of that kind.
+    std::array<std::string, 4> identities;
     bool write_protected = false;
     bool zeroes_may_deallocate = false;        // Write Zeroes with DEAC leaves zeroes
     std::uint32_t physical_block_bytes = 0;    // 0: the logical block

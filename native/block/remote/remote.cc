@@ -16,6 +16,9 @@ namespace {
 
 constexpr base::Nanoseconds back_off_first = 100 * base::millisecond;
 constexpr base::Nanoseconds back_off_longest = 5 * base::second;
+// A peer that lets its hosts in only to drop them has not shown that it is well.
+constexpr base::Nanoseconds held_long_enough = 250 * base::millisecond;
+constexpr base::Nanoseconds back_off_of_drops = base::second;
 constexpr base::Nanoseconds look_period = 100 * base::millisecond;
 constexpr std::uint32_t depth_max = 1024;
 constexpr std::uint32_t queues_max = 64;
@@ -58,10 +61,10 @@ Remote::Remote(const Environment& environment, const DeviceSpec& spec)
     description_.block_bytes = spec.known.size_bytes != 0 ? spec.known.block_bytes : spec.block_bytes;
     description_.physical_block_bytes = std::max(description_.block_bytes, limits::page_bytes);
     description_.read_only = spec.read_only;
-    // Until the controller is heard: all that it may be able to do.
+    // Until the controller is heard: what is safe to say.
     description_.volatile_cache = true;
-    description_.can_deallocate = true;
-    description_.can_write_zeroes = true;
+    zeroes_bytes_max_ = 32u << 20;
+    deallocate_bytes_max_ = 1u << 30;
     doubts_.reserve(limits::queue_entries_max);
 }
 
@@ -93,6 +96,7 @@ base::Result<void> Remote::start() {
     }
     pieces_ = std::vector<Piece>(std::size_t{remote.io_queues} * remote.depth);
     free_pieces_.reserve(pieces_.size());
+    sorted_.reserve(pieces_.size());
     for (Piece& piece : pieces_) {
         piece.remote = this;
         free_pieces_.push_back(&piece);
@@ -147,12 +151,12 @@ void Remote::controller_ready() {
     }
     state_ = State::serving;
     served_ = true;
-    back_off_ = 0;
-    --address_;  // it works: the next attempt begins here
+    ready_at_ = environment_.reactor.now();
     ++generation_;
     reason_.clear();
     say("info", "connected to " + peer_ + (generation_ > 1 ? " again" : ""));
     tell_changed();
+    find_contested();
     pump();
 }
 
@@ -161,31 +165,38 @@ bool Remote::accept_facts() {
     const initiator::NamespaceFacts& facts = controller_->facts();
     const std::uint64_t bytes = facts.blocks * facts.block_bytes;
     const bool known = description_.size_bytes != 0;
+    const std::string kind = identity_.substr(0, identity_.find('.') + 1);
+    const std::string* alike = nullptr;  // what it says of itself in the way in which it is known
+    const std::string* best = nullptr;
+    for (const std::string& identity : facts.identities) {
+        alike = alike == nullptr && identity.starts_with(kind) && !identity.empty() ? &identity : alike;
+        best = best == nullptr && !identity.empty() ? &identity : best;
+    }
     std::string wrong;
+    foreign_ = true;
     if (facts.block_bytes != 512 && facts.block_bytes != 4096) {
         wrong = "its blocks have " + std::to_string(facts.block_bytes) + " bytes, not 512 or 4096";
     } else if (facts.blocks == 0 || facts.blocks > (std::uint64_t{1} << 62) / facts.block_bytes) {
         wrong = "it has " + std::to_string(facts.blocks) + " blocks";
-    } else if (!identity_.empty() && facts.identity != identity_) {
-        wrong = "the namespace there is " + facts.identity + "; this device is " + identity_;
+    } else if (!identity_.empty() && alike == nullptr) {
+        foreign_ = false;  // or not: it cannot be known
+        wrong = "it does not say whether it is " + identity_;
+    } else if (!identity_.empty() && *alike != identity_) {
+        wrong = "the namespace there is " + *alike + "; this device is " + identity_;
     } else if (known && facts.block_bytes != description_.block_bytes) {
         wrong = "its blocks have " + std::to_string(facts.block_bytes) + " bytes; this device's have " +
                 std::to_string(description_.block_bytes);
-    } else if (facts.transfer_bytes_max < facts_.transfer_bytes_max) {
-        // What waits to be sent again was cut to what it took before.
-        wrong = "it takes " + std::to_string(facts.transfer_bytes_max) + " bytes at once; it took " +
-                std::to_string(facts_.transfer_bytes_max);
     } else if (known && bytes < description_.size_bytes) {
         wrong = "it has " + std::to_string(bytes) + " bytes; this device is known with " +
                 std::to_string(description_.size_bytes);
     }
-    foreign_ = !wrong.empty();
-    if (foreign_) {
+    if (!wrong.empty()) {
         lose(peer_ + ": " + wrong);
         return false;
     }
+    foreign_ = false;
     facts_ = facts;
-    identity_ = facts.identity;
+    identity_ = *best;
     quiesce_ = facts.quiesce_ms * base::millisecond;
     describe(facts);
     return true;
@@ -247,11 +258,18 @@ void Remote::pause() {
     if (closing()) {
         return;
     }
+    const bool came_up = ready_at_ != 0;
+    if (came_up && environment_.reactor.now() - ready_at_ >= held_long_enough) {
+        back_off_ = 0;
+        --address_;  // it works: the next attempt begins here
+    }
+    ready_at_ = 0;
     const bool at_once = reconnect_now_ || (served_ && back_off_ == 0);
     const base::Nanoseconds pause = at_once ? base::millisecond : std::max(back_off_, back_off_first);
     // Many that lost the same peer do not come back at the same moment.
     const base::Nanoseconds jitter = pause / 8 * ((generation_ + address_ + spec_.name.size() * 7) % 5) / 4;
-    back_off_ = at_once ? back_off_first : std::min(pause * 2, back_off_longest);
+    back_off_ =
+        at_once ? back_off_first : std::min(pause * 2, came_up ? back_off_of_drops : back_off_longest);
     pause_timer_.start_after(pause + jitter);
 }
 
@@ -274,6 +292,7 @@ void Remote::look_around() {
         for (const Piece& piece : pieces_) {
             if (piece.at_controller && now - piece.sent_at >= timeout) {
                 ++timeouts_;
+                shrink_ranges(piece);
                 lose(peer_ + ": a command was not answered within " +
                      std::to_string(spec_.remote.timeout_ms) + " ms");
                 break;
@@ -327,7 +346,10 @@ void Remote::closing_checked() {
         }
         waiting.issued = true;
         waiting.status = Status::gone;
-        settle(waiting);
+        if (waiting.pieces == 0) {
+            finish(waiting, waiting.status);
+            transfer = first_;  // who was told may have ended others
+        }
     }
 }
 

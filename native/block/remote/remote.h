@@ -9,7 +9,9 @@
 // same command that was sent again, and so over data that was written after that. It stops when it notices
 // the loss, at the latest after its keep alive timeout (NVM Express Base 2.1 §9.6.2; the time is
 // NamespaceFacts::quiesce_ms). So the range of a change that was sent and not answered is in doubt for that
-// long: sending the same change again is harmless, and is done at once; a newer change of such a range waits.
+// long: sending the same change again is harmless, and is done at once; any other change of such a range
+// waits. Of changes of the same blocks that are all to be sent again, which only a careless host has, the
+// later ones wait until the earlier have ended.
 // Connections are ended with a reset, so that nothing left in a socket arrives late. A server process that is
 // killed takes its knowledge of doubts with it: there only the reset protects.
 //
@@ -61,6 +63,7 @@ class Remote final : public Device, private initiator::ControllerOwner {
         Transfer* line_next = nullptr;
         Transfer* line_previous = nullptr;
         base::Nanoseconds begun = 0;
+        std::uint64_t sequence = 0;  // counts the requests
         std::uint64_t issued_bytes = 0;
         std::uint32_t pieces = 0;  // that are at the controller or wait to be sent again
         Status status = Status::ok;
@@ -68,16 +71,20 @@ class Remote final : public Device, private initiator::ControllerOwner {
         bool issued = false;  // all of it
         bool overdue = false;
     };
-    // A command for a part of a request.
+    // A part of a request, and the command for it. A piece that was cut for another controller takes as many
+    // commands, one after the other, as the present one wants.
     struct Piece : initiator::HostCommand {
         Remote* remote = nullptr;
         Transfer* transfer = nullptr;
         std::uint64_t begin = 0;  // of its range
         std::uint64_t bytes = 0;
+        std::uint64_t sent_bytes = 0;  // of the command
         base::Nanoseconds sent_at = 0;
         base::Nanoseconds not_before = 0;  // to be sent again
         bool at_controller = false;
-        bool again = false;  // waits to be sent again
+        bool again = false;      // waits to be sent again
+        bool rest = false;       // what comes next was never sent
+        bool contested = false;  // another piece that was to be sent again changes the same blocks
         wire::DsmRange range{};
         Piece* next_again = nullptr;
     };
@@ -86,6 +93,7 @@ class Remote final : public Device, private initiator::ControllerOwner {
         std::uint64_t begin;
         std::uint64_t end;
         base::Nanoseconds until;
+        std::uint64_t sequence;  // of the request; 0: of several
     };
     struct RemoteTimer : reactor::Timer {
         using Member = void (Remote::*)();
@@ -131,7 +139,11 @@ class Remote final : public Device, private initiator::ControllerOwner {
     void enter_line(Transfer& transfer);
     void leave_line(Transfer& transfer);
     void end_overdue();
-    bool in_doubt(const Request& request);
+    void doubt(const Piece& piece);
+    bool in_doubt(const Transfer& transfer, std::uint64_t begin, std::uint64_t end);
+    void find_contested();
+    bool after_an_older(const Piece& piece) const;
+    void shrink_ranges(const Piece& piece);
     std::uint64_t piece_bytes_max(const Request& request) const;
 
     Environment environment_;
@@ -148,6 +160,7 @@ class Remote final : public Device, private initiator::ControllerOwner {
     std::string peer_;         // the one in use
     base::Nanoseconds back_off_ = 0;
     base::Nanoseconds quiesce_ = 0;
+    base::Nanoseconds ready_at_ = 0;  // 0: it did not come up
 
     std::vector<Piece> pieces_;
     std::vector<Piece*> free_pieces_;
@@ -159,6 +172,11 @@ class Remote final : public Device, private initiator::ControllerOwner {
     Transfer* line_first_ = nullptr;
     Transfer* line_last_ = nullptr;
     std::vector<Doubt> doubts_;
+    std::vector<Piece*> sorted_;  // of find_contested
+    std::uint64_t sequence_ = 0;
+    // Of one command: what is likely to end within the timeout. Halved when it did not.
+    std::uint64_t zeroes_bytes_max_;
+    std::uint64_t deallocate_bytes_max_;
     std::uint16_t next_queue_ = 0;
 
     std::uint64_t generation_ = 0;

@@ -389,3 +389,21 @@ TEST_CASE("a peer whose data make no sense is not served from, and says why") {
         CHECK(rig.run(device, Action::flush) == Status::ok);
     }
 }
+
+TEST_CASE("events that come while the namespace is looked at make it look once more, and no more") {
+    ScriptedTarget target;
+    std::atomic<std::uint32_t> looks{0};
+    target.set_hook([&](Io& io) {
+        looks += io.admin && io.opcode == 6 && (io.cdw10 & 0xFF) == 0 ? 1 : 0;
+        if (!io.admin || io.opcode != 0x0C || looks > 8) {
+            return Fate::serve;
+        }
+        return over_after(io.respond(io.cid, 0, 0x00040002));
+    });
+    BlockRig rig;
+    Device& device = *rig.make(target.device("far")).value();
+    REQUIRE(serves(rig, device));
+    CHECK(rig.run_until([&] { return looks > 8; }));
+    CHECK(rig.run(device, Action::flush) == Status::ok);
+    CHECK(target.associations() == 1);
+}

@@ -13,42 +13,49 @@ namespace {
 
 constexpr std::uint64_t piece_bytes_longest = 1u << 20;
 constexpr std::uint64_t command_blocks_max = 65536;
+constexpr std::uint64_t range_bytes_least = 64u << 10;
 constexpr base::Nanoseconds retry_pause = 20 * base::millisecond;
+constexpr base::Nanoseconds retry_pause_longest = 10 * base::second;
 
 bool changes(Action action) { return action != Action::read && action != Action::flush; }
+
+enum class Then : std::uint8_t {
+    end,        // that is the answer
+    again,      // may be another one a moment later, unless the controller says that it is not to be retried
+    reconnect,  // whatever is there now has to be looked at
+};
 
 struct Meaning {
     wire::Status status;
     Status means;
-    bool
-        passes;  // may be another one a moment later, unless the controller says that it is not to be retried
+    Then then;
 };
 
 constexpr Meaning meanings[] = {
-    {wire::status::aborted_power_loss, Status::internal_error, true},
-    {wire::status::abort_requested, Status::internal_error, true},
-    {wire::status::aborted_sq_deletion, Status::internal_error, true},
-    {wire::status::keep_alive_timer_expired, Status::internal_error, true},
-    {wire::status::command_interrupted, Status::busy, true},
-    {wire::status::transient_transport_error, Status::busy, true},
-    {wire::status::namespace_not_ready, Status::busy, true},
-    {wire::status::format_in_progress, Status::busy, true},
-    {wire::status::internal_path_error, Status::busy, true},
-    {wire::status::ana_persistent_loss, Status::gone, false},
-    {wire::status::ana_inaccessible, Status::busy, true},
-    {wire::status::ana_transition, Status::busy, true},
-    {wire::status::controller_pathing_error, Status::busy, true},
-    {wire::status::host_pathing_error, Status::busy, true},
-    {wire::status::aborted_by_host, Status::internal_error, true},
-    {wire::status::invalid_opcode, Status::not_supported, false},
-    {wire::status::invalid_field, Status::internal_error, false},
-    {wire::status::invalid_namespace_or_format, Status::gone, false},
-    {wire::status::namespace_write_protected, Status::read_only, false},
-    {wire::status::write_to_read_only_range, Status::read_only, false},
-    {wire::status::lba_out_of_range, Status::out_of_range, false},
-    {wire::status::capacity_exceeded, Status::no_space, false},
-    {wire::status::command_size_limit_exceeded, Status::internal_error, false},
-    {wire::status::internal_error, Status::internal_error, false},
+    {wire::status::aborted_power_loss, Status::internal_error, Then::again},
+    {wire::status::abort_requested, Status::internal_error, Then::again},
+    {wire::status::aborted_sq_deletion, Status::internal_error, Then::again},
+    {wire::status::keep_alive_timer_expired, Status::internal_error, Then::again},
+    {wire::status::command_interrupted, Status::busy, Then::again},
+    {wire::status::transient_transport_error, Status::busy, Then::again},
+    {wire::status::namespace_not_ready, Status::busy, Then::again},
+    {wire::status::format_in_progress, Status::busy, Then::again},
+    {wire::status::internal_path_error, Status::busy, Then::again},
+    {wire::status::ana_persistent_loss, Status::gone, Then::end},
+    {wire::status::ana_inaccessible, Status::busy, Then::again},
+    {wire::status::ana_transition, Status::busy, Then::again},
+    {wire::status::controller_pathing_error, Status::busy, Then::again},
+    {wire::status::host_pathing_error, Status::busy, Then::again},
+    {wire::status::aborted_by_host, Status::internal_error, Then::again},
+    {wire::status::invalid_opcode, Status::not_supported, Then::end},
+    {wire::status::invalid_field, Status::internal_error, Then::end},
+    {wire::status::invalid_namespace_or_format, Status::gone, Then::reconnect},
+    {wire::status::namespace_write_protected, Status::read_only, Then::end},
+    {wire::status::write_to_read_only_range, Status::read_only, Then::end},
+    {wire::status::lba_out_of_range, Status::out_of_range, Then::end},
+    {wire::status::capacity_exceeded, Status::no_space, Then::end},
+    {wire::status::command_size_limit_exceeded, Status::internal_error, Then::end},
+    {wire::status::internal_error, Status::internal_error, Then::end},
 };
 
 Meaning meaning_of(wire::Status status) {
@@ -59,7 +66,7 @@ Meaning meaning_of(wire::Status status) {
     }
     const bool of_the_medium =
         status.sct() == static_cast<std::uint8_t>(wire::StatusType::media_and_data_integrity);
-    return {status, of_the_medium ? Status::medium_error : Status::internal_error, false};
+    return {status, of_the_medium ? Status::medium_error : Status::internal_error, Then::end};
 }
 
 }  // namespace
@@ -73,6 +80,7 @@ void Remote::submit_checked(Request& request) {
     static_assert(std::is_trivially_destructible_v<Transfer>);
     auto& transfer = *::new (static_cast<void*>(request.scratch)) Transfer{.request = &request};
     transfer.begun = environment_.reactor.now();
+    transfer.sequence = ++sequence_;
     transfer.previous = last_;
     (last_ != nullptr ? last_->next : first_) = &transfer;
     last_ = &transfer;
@@ -106,7 +114,9 @@ void Remote::pump() {
     for (Transfer* transfer = line_first_; transfer != nullptr && !free_pieces_.empty();) {
         Transfer& present = *transfer;
         transfer = transfer->line_next;
-        if (!doubts_.empty() && in_doubt(*present.request)) {
+        const Request& request = *present.request;
+        if (!doubts_.empty() && changes(request.action) &&
+            in_doubt(present, request.offset + present.issued_bytes, request.offset + request.length)) {
             present.begun = environment_.reactor.now();  // the peer is there: this wait is not the deadline's
             continue;
         }
@@ -126,7 +136,13 @@ bool Remote::send_waiting_pieces() {
     Piece* previous = nullptr;
     while (*link != nullptr) {
         Piece& piece = **link;
-        if (piece.not_before > now) {
+        bool waits = piece.not_before > now || (piece.contested && after_an_older(piece));
+        if (!waits && !doubts_.empty() && changes(piece.transfer->request->action) &&
+            in_doubt(*piece.transfer, piece.begin, piece.begin + piece.bytes)) {
+            piece.transfer->begun = now;
+            waits = true;
+        }
+        if (waits) {
             previous = &piece;
             link = &piece.next_again;
             continue;
@@ -141,7 +157,7 @@ bool Remote::send_waiting_pieces() {
         }
         piece.next_again = nullptr;
         piece.again = false;
-        ++resent_;
+        resent_ += piece.rest ? 0 : 1;
     }
     return true;
 }
@@ -173,20 +189,23 @@ std::uint64_t Remote::piece_bytes_max(const Request& request) const {
         std::min<std::uint64_t>(facts_.transfer_bytes_max, piece_bytes_longest) / block, std::uint64_t{1});
     std::uint64_t blocks = transfer;
     if (request.action == Action::deallocate) {
-        blocks = std::min<std::uint64_t>(facts_.deallocate_blocks == 0 ? ~0u : facts_.deallocate_blocks, ~0u);
-    } else if (request.action == Action::write_zeroes && facts_.write_zeroes_bytes != 0) {
-        blocks = std::max(facts_.write_zeroes_bytes / block, std::uint64_t{1});
+        blocks = std::min<std::uint64_t>(facts_.deallocate_blocks == 0 ? ~0u : facts_.deallocate_blocks,
+                                         deallocate_bytes_max_ / block);
+    } else if (request.action == Action::write_zeroes) {
+        const std::uint64_t bytes =
+            facts_.write_zeroes_bytes != 0 ? facts_.write_zeroes_bytes : blocks * block;
+        blocks = std::max(std::min(bytes, zeroes_bytes_max_) / block, std::uint64_t{1});
     }
     return (request.action == Action::deallocate ? blocks : std::min(blocks, command_blocks_max)) * block;
 }
 
-// The command of a piece, as the controller wants it. A piece that waits since the last connection keeps its
-// length: a peer that comes back takes what it took before, or is asked in vain and its answer passed on.
+// The command of a piece, or of as much of it as the controller takes at once.
 void Remote::prepare(Piece& piece) {
     const Request& request = *piece.transfer->request;
     const std::uint64_t block = description_.block_bytes;
     const std::uint64_t lba = piece.begin / block;
-    const auto blocks = static_cast<std::uint32_t>(piece.bytes / block);
+    piece.sent_bytes = std::min(piece.bytes, piece_bytes_max(request));
+    const auto blocks = static_cast<std::uint32_t>(piece.sent_bytes / block);
     piece.sqe = wire::Sqe{};
     piece.sqe.nsid = spec_.remote.nsid;
     piece.direction = wire::DataDirection::none;
@@ -206,7 +225,7 @@ void Remote::prepare(Piece& piece) {
             piece.direction = request.action == Action::read ? wire::DataDirection::from_controller
                                                              : wire::DataDirection::to_controller;
             piece.data = request.data + (piece.begin - request.offset);
-            piece.length = static_cast<std::uint32_t>(piece.bytes);
+            piece.length = static_cast<std::uint32_t>(piece.sent_bytes);
             break;
         case Action::flush: piece.sqe.opcode = static_cast<std::uint8_t>(wire::IoOpcode::flush); break;
         case Action::write_zeroes:
@@ -245,13 +264,75 @@ bool Remote::hand_out(Piece& piece) {
     return false;
 }
 
-// Whether the peer may still execute something older than this change over its range.
-bool Remote::in_doubt(const Request& request) {
+// The peer may have got the command, and execute it for a while.
+void Remote::doubt(const Piece& piece) {
+    const std::uint64_t end = piece.begin + piece.sent_bytes;
+    const base::Nanoseconds until = environment_.reactor.now() + quiesce_;
+    for (Doubt& doubt : doubts_) {
+        if (doubt.sequence == piece.transfer->sequence && doubt.begin == piece.begin && doubt.end == end) {
+            doubt.until = std::max(doubt.until, until);
+            return;
+        }
+    }
+    if (doubts_.size() == doubts_.capacity()) {
+        Doubt& all = doubts_.front();
+        for (const Doubt& doubt : doubts_) {
+            all = {std::min(all.begin, doubt.begin), std::max(all.end, doubt.end),
+                   std::max(all.until, doubt.until), 0};
+        }
+        doubts_.resize(1);
+    }
+    doubts_.push_back({piece.begin, end, until, piece.transfer->sequence});
+}
+
+// Whether the peer may still execute another change of the range.
+bool Remote::in_doubt(const Transfer& transfer, std::uint64_t begin, std::uint64_t end) {
     const base::Nanoseconds now = environment_.reactor.now();
     std::erase_if(doubts_, [now](const Doubt& doubt) { return doubt.until <= now; });
-    return changes(request.action) && std::any_of(doubts_.begin(), doubts_.end(), [&](const Doubt& doubt) {
-               return request.offset < doubt.end && doubt.begin < request.offset + request.length;
-           });
+    return std::any_of(doubts_.begin(), doubts_.end(), [&](const Doubt& doubt) {
+        return doubt.sequence != transfer.sequence && begin < doubt.end && doubt.begin < end;
+    });
+}
+
+// Among what waits to be sent again: changes of the same blocks.
+void Remote::find_contested() {
+    sorted_.clear();
+    for (Piece* piece = again_first_; piece != nullptr; piece = piece->next_again) {
+        piece->contested = false;
+        if (changes(piece->transfer->request->action)) {
+            sorted_.push_back(piece);
+        }
+    }
+    std::sort(sorted_.begin(), sorted_.end(),
+              [](const Piece* left, const Piece* right) { return left->begin < right->begin; });
+    Piece* farthest = nullptr;  // of those before
+    for (Piece* piece : sorted_) {
+        if (farthest != nullptr && piece->begin < farthest->begin + farthest->bytes) {
+            piece->contested = farthest->contested = true;
+        }
+        if (farthest == nullptr || piece->begin + piece->bytes > farthest->begin + farthest->bytes) {
+            farthest = piece;
+        }
+    }
+}
+
+bool Remote::after_an_older(const Piece& piece) const {
+    return std::any_of(pieces_.begin(), pieces_.end(), [&](const Piece& other) {
+        return (other.at_controller || other.again) && changes(other.transfer->request->action) &&
+               other.transfer->sequence < piece.transfer->sequence &&
+               piece.begin < other.begin + other.bytes && other.begin < piece.begin + piece.bytes;
+    });
+}
+
+// The peer took too long, or said that it is too much at once.
+void Remote::shrink_ranges(const Piece& piece) {
+    const Action action = piece.transfer->request->action;
+    const std::uint64_t less = std::max(piece.sent_bytes / 2, range_bytes_least);
+    if (action == Action::write_zeroes) {
+        zeroes_bytes_max_ = std::min(zeroes_bytes_max_, less);
+    } else if (action == Action::deallocate) {
+        deallocate_bytes_max_ = std::min(deallocate_bytes_max_, less);
+    }
 }
 
 // --- Answers
@@ -265,16 +346,9 @@ void Remote::answered(Piece& piece, const initiator::Completion& completion) {
     --at_controller_;
     if (!completion.answered) {
         if (completion.sent && change && quiesce_ != 0) {
-            if (doubts_.size() == doubts_.capacity()) {
-                Doubt& all = doubts_.front();
-                for (const Doubt& doubt : doubts_) {
-                    all = {std::min(all.begin, doubt.begin), std::max(all.end, doubt.end),
-                           std::max(all.until, doubt.until)};
-                }
-                doubts_.resize(1);
-            }
-            doubts_.push_back({piece.begin, piece.begin + piece.bytes, now + quiesce_});
+            doubt(piece);
         }
+        piece.rest = false;
         send_again(piece, 0);
         return;
     }
@@ -282,12 +356,28 @@ void Remote::answered(Piece& piece, const initiator::Completion& completion) {
     waited_ += now - piece.sent_at;
     if (!completion.status.ok()) {
         const Meaning meaning = meaning_of(completion.status);
-        if (meaning.passes && !completion.do_not_retry && !transfer.overdue) {
+        const Action action = transfer.request->action;
+        piece.rest = false;
+        if (meaning.then == Then::reconnect && !transfer.overdue) {
+            send_again(piece, 0);
+            lose(peer_ + ": the namespace is not there");
+            return;
+        }
+        if (completion.status == wire::status::command_size_limit_exceeded &&
+            (action == Action::write_zeroes || action == Action::deallocate) &&
+            piece.sent_bytes > range_bytes_least) {
+            shrink_ranges(piece);
+            send_again(piece, 0);
+            pump();
+            return;
+        }
+        if (meaning.then == Then::again && !completion.do_not_retry && !transfer.overdue) {
             const std::uint8_t delay = completion.retry_delay;
             ++retried_;
-            send_again(piece,
-                       now + (delay == 0 ? retry_pause
-                                         : facts_.retry_delays_100ms[delay - 1] * 100 * base::millisecond));
+            send_again(piece, now + (delay == 0 ? retry_pause
+                                                : std::min(facts_.retry_delays_100ms[delay - 1] * 100 *
+                                                               base::millisecond,
+                                                           retry_pause_longest)));
             return;
         }
         if (transfer.status == Status::ok) {
@@ -298,6 +388,13 @@ void Remote::answered(Piece& piece, const initiator::Completion& completion) {
         }
         transfer.issued = true;  // the rest is not asked for any more
         drop_waiting_pieces(transfer);
+    } else if (piece.sent_bytes < piece.bytes) {
+        piece.begin += piece.sent_bytes;
+        piece.bytes -= piece.sent_bytes;
+        piece.rest = true;
+        send_again(piece, 0);
+        pump();
+        return;
     }
     release(piece);
     settle(transfer);
@@ -341,7 +438,7 @@ void Remote::drop_waiting_pieces(Transfer& transfer) {
 void Remote::release(Piece& piece) {
     --piece.transfer->pieces;
     piece.transfer = nullptr;
-    piece.again = false;
+    piece.again = piece.rest = piece.contested = false;
     piece.next_again = nullptr;
     free_pieces_.push_back(&piece);
 }

@@ -54,6 +54,15 @@ struct TcmuFaults {
         return rig.run(device, block::Action::write, 0, 4096, memory.data());
     }
 
+    // The same without waiting for its end.
+    void submit_marker(block::Device& device, TestRequest& poison, const char* marker) {
+        poison.action = block::Action::write;
+        poison.length = 4096;
+        poison.data = memory.data();
+        std::strcpy(reinterpret_cast<char*>(poison.data), marker);
+        device.submit(poison);
+    }
+
     TemporaryFolder folder;
     std::string path;
     block::DeviceSpec spec;

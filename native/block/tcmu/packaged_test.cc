@@ -68,15 +68,25 @@ TEST_CASE("the packaged rbd handler loads, and says why it cannot open without a
     CHECK(reason.find("/nonexistent/ceph.conf") != std::string::npos);
 }
 
-TEST_CASE("a qcow image that the packaged handler would damage is refused, untouched") {
-    Faults faults;
-    const std::string image = faults.folder.file("disk.qcow2");
-    const std::string missing = testing::make_qcow(image, size_bytes);
+// What the handler works on is a fresh qcow image from now on; false, and a word, where none can be made.
+bool use_qcow(Faults& faults) {
+    faults.path = faults.folder.file("disk.qcow2");
+    faults.spec.tcmu.handler = "qcow";
+    faults.spec.tcmu.configuration = faults.path;
+    const std::string missing = testing::make_qcow(faults.path, size_bytes);
     if (!missing.empty()) {
         MESSAGE("skipped: " << missing);
+    }
+    return missing.empty();
+}
+
+TEST_CASE("a qcow image that the packaged handler would damage is refused, untouched") {
+    Faults faults;
+    const std::string no_image = faults.path;
+    if (!use_qcow(faults)) {
         return;
     }
-    faults.spec.tcmu.handler = "qcow";
+    const std::string image = faults.path;
     const auto refused = [&](const std::string& path) {
         std::ifstream before(path, std::ios::binary);
         const std::string bytes(std::istreambuf_iterator<char>(before), {});
@@ -89,7 +99,7 @@ TEST_CASE("a qcow image that the packaged handler would damage is refused, untou
     const auto run = [](const std::string& command) {
         REQUIRE(std::system((command + " >/dev/null 2>&1").c_str()) == 0);
     };
-    CHECK(refused(faults.path).find("is not a qcow image") != std::string::npos);
+    CHECK(refused(no_image).find("is not a qcow image") != std::string::npos);
     const std::string overlay = faults.folder.file("overlay.qcow2");
     run("qemu-img create -f qcow2 -F qcow2 -b " + image + " " + overlay);
     CHECK(refused(overlay).find("backing file") != std::string::npos);
@@ -108,14 +118,10 @@ int errors_in(const std::string& image) {
 
 TEST_CASE("a qcow image whose tcmu process was killed while it wrote is mended before it is used again") {
     Faults faults;
-    const std::string image = faults.folder.file("disk.qcow2");
-    const std::string missing = testing::make_qcow(image, size_bytes);
-    if (!missing.empty()) {
-        MESSAGE("skipped: " << missing);
+    if (!use_qcow(faults)) {
         return;
     }
-    faults.spec.tcmu.handler = "qcow";
-    faults.spec.tcmu.configuration = image;
+    const std::string image = faults.path;
     Device* device = &faults.open();
     std::memset(faults.memory.data(), 0x11, size_bytes);
     REQUIRE(faults.rig.run(*device, Action::write, 0, 1 << 20, faults.memory.data()) == Status::ok);
@@ -143,14 +149,10 @@ TEST_CASE("a qcow image whose tcmu process was killed while it wrote is mended b
 
 TEST_CASE("a qcow image keeps every acknowledged write while its tcmu process is killed again and again") {
     Faults faults;
-    const std::string image = faults.folder.file("disk.qcow2");
-    const std::string missing = testing::make_qcow(image, size_bytes);
-    if (!missing.empty()) {
-        MESSAGE("skipped: " << missing);
+    if (!use_qcow(faults)) {
         return;
     }
-    faults.spec.tcmu.handler = "qcow";
-    faults.spec.tcmu.configuration = image;
+    const std::string image = faults.path;
     for (int round = 0; round < 4; ++round) {
         Device& device = faults.open();
         const auto process = static_cast<pid_t>(detail(device, "process"));
@@ -222,15 +224,8 @@ TEST_CASE("a server that is killed leaves its tcmu process to finish what it beg
         CAPTURE(round);
         Faults faults;
         const bool qcow = with_qcow && round % 2 == 0;
-        if (qcow) {
-            faults.path = faults.folder.file("disk.qcow2");
-            const std::string missing = testing::make_qcow(faults.path, size_bytes);
-            if (!missing.empty()) {
-                MESSAGE("skipped: " << missing);
-                return;
-            }
-            faults.spec.tcmu.handler = "qcow";
-            faults.spec.tcmu.configuration = faults.path;
+        if (qcow && !use_qcow(faults)) {
+            return;
         }
         int pipe_ends[2];
         REQUIRE(pipe2(pipe_ends, O_CLOEXEC) == 0);

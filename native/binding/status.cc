@@ -45,6 +45,7 @@ Napi::Value namespace_value(Napi::Env env, const engine::NamespaceStatus& entry)
     object.Set("readCommands", number(env, ns.counters.read_commands));
     object.Set("writeCommands", number(env, ns.counters.write_commands));
     object.Set("otherCommands", number(env, ns.counters.other_commands));
+    object.Set("fuaCommands", number(env, ns.counters.fua_commands));
     object.Set("readBytes", number(env, ns.counters.read_bytes));
     object.Set("writtenBytes", number(env, ns.counters.written_bytes));
     object.Set("errors", number(env, ns.counters.errors));

@@ -150,12 +150,20 @@ bool acquire_scratch(Command& command) {
 
 namespace {
 
+// In the other commands this bit of CDW12 means nothing.
+bool forces_unit_access(const wire::Sqe& sqe) {
+    const auto opcode = static_cast<wire::IoOpcode>(sqe.opcode);
+    return opcode != wire::IoOpcode::flush && opcode != wire::IoOpcode::dataset_management &&
+           wire::io_cdw12::fua.test(sqe.cdw12);
+}
+
 void count(Command& command, Namespace& ns, bool ok) {
     const auto opcode = static_cast<wire::IoOpcode>(command.sqe().opcode);
     const std::uint64_t now = command.queue->reactor().now();
     const std::uint64_t latency = now > command.received_at ? now - command.received_at : 0;
     IoCounters& counters = ns.counters;
     counters.errors += ok ? 0 : 1;
+    counters.fua_commands += forces_unit_access(command.sqe()) ? 1 : 0;
     const std::uint64_t bytes = ok ? command.record->data_length : 0;
     if (opcode == wire::IoOpcode::read || opcode == wire::IoOpcode::compare) {
         ++counters.read_commands;

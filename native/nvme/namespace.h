@@ -29,9 +29,10 @@ struct NamespaceSpec {
     std::uint32_t write_protection = 0;  // Namespace Write Protection state that a host had set
 };
 
-// Since the start of this process; what SMART and the metrics show is this plus what the arena carried over.
+// Since the start of this process, for the metrics; what SMART shows is in the subsystem's record.
 struct IoCounters {
     std::uint64_t read_commands = 0, write_commands = 0, other_commands = 0;
+    std::uint64_t fua_commands = 0;  // of all these: with Force Unit Access
     std::uint64_t read_bytes = 0, written_bytes = 0;
     std::uint64_t errors = 0;
 };

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { after, before, suite, test } from "node:test";
-import { Io } from "./host/command.js";
+import { blockRange, forceUnitAccess, Io } from "./host/command.js";
 import { read, write } from "./host/controller.js";
 import { Ns, pattern, startServer, subnqn, withQueue } from "./host/fixture.js";
 import { freePort, type Server } from "./host/server.js";
@@ -46,15 +46,26 @@ suite("metrics", () => {
         assert.equal((await read(queue, BigInt(count), 1, 4096, Ns.file)).status, 0);
         assert.equal((await queue.execute({ opcode: Io.flush, nsid: Ns.file })).status, 0);
       }
+      const range = blockRange(8n, 1);
+      const forced = {
+        opcode: Io.write,
+        nsid: Ns.file,
+        ...range,
+        cdw12: (range.cdw12 ?? 0) | forceUnitAccess,
+      };
+      assert.equal((await queue.execute(forced, { send: pattern(4096) })).status, 0);
       const after = await scrape();
       const grown = (name: string, labels: Record<string, string>) =>
         sample(after, name, labels) - sample(before, name, labels);
       const device = (action: string) =>
         grown("keel_device_requests_completed_total", { device: "disk", op: action });
-      assert.deepEqual([device("read"), device("write"), device("flush")], [5, 5, 5]);
+      // FUA is the device's affair: a file has it for itself, or a flush follows.
+      assert.deepEqual([device("read"), device("write")], [5, 6]);
+      assert.ok(device("flush") >= 5);
       const commands = (type: string) =>
         grown(`keel_namespace_${type}_completed_total`, { nqn: subnqn, nsid: String(Ns.file) });
-      assert.deepEqual(["reads", "writes", "other_commands"].map(commands), [5, 5, 5]);
+      const all = ["reads", "writes", "other_commands", "fua_commands"];
+      assert.deepEqual(all.map(commands), [5, 6, 5, 1]);
     });
   });
 

@@ -21,6 +21,7 @@ const namespace = (changes: Partial<NamespaceReport> = {}): NamespaceReport => (
   readCommands: 0,
   writeCommands: 0,
   otherCommands: 0,
+  fuaCommands: 0,
   readBytes: 0,
   writtenBytes: 0,
   errors: 0,

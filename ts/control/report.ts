@@ -124,6 +124,7 @@ function missingNamespace(
     readCommands: 0,
     writeCommands: 0,
     otherCommands: 0,
+    fuaCommands: 0,
     readBytes: 0,
     writtenBytes: 0,
     errors: 0,

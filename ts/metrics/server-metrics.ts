@@ -23,6 +23,12 @@ const namespaceFamilies: readonly [
   ["reads_completed_total", "counter", "Read commands completed.", (ns) => ns.readCommands],
   ["writes_completed_total", "counter", "Write commands completed.", (ns) => ns.writeCommands],
   ["other_commands_completed_total", "counter", "Other I/O commands completed.", (ns) => ns.otherCommands],
+  [
+    "fua_commands_completed_total",
+    "counter",
+    "Commands with Force Unit Access, of all these.",
+    (ns) => ns.fuaCommands,
+  ],
   ["read_bytes_total", "counter", "Bytes read by hosts.", (ns) => ns.readBytes],
   ["written_bytes_total", "counter", "Bytes written by hosts.", (ns) => ns.writtenBytes],
   [

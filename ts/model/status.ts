@@ -55,6 +55,8 @@ export type NamespaceReport = {
   readCommands: number;
   writeCommands: number;
   otherCommands: number;
+  /** Of all these: with Force Unit Access. */
+  fuaCommands: number;
   readBytes: number;
   writtenBytes: number;
   errors: number;

@@ -49,7 +49,7 @@ class ScriptedTarget {
         std::uint64_t cap = 0x3FF | 1ull << 16 | 4ull << 24 | 1ull << 37;
         // Ends the association after so many PDUs were sent on all its connections.
         std::uint32_t hang_up_after = ~0u;
-        bool descriptors = false;  // CNS 03h is there
+        bool descriptors = false;  // CNS 03h is there, and the NGUID only there
     };
 
     struct Capsule {
@@ -349,7 +349,7 @@ class ScriptedTarget {
             case 0:
                 Io::put(page, 0, facts.blocks, 8);
                 Io::put(page, 8, facts.blocks, 8);
-                page[104] = facts.nguid;
+                page[104] = facts.descriptors ? std::uint8_t{0} : facts.nguid;
                 page[130] = 12;
                 break;
             case 1:

@@ -81,6 +81,7 @@ export class Guest {
   #kernel;
   #network;
   #size;
+  #disks;
   #qemu = null;
   #server = null;
   #socket = null;
@@ -89,12 +90,13 @@ export class Guest {
   #boots = 0;
 
   /**
-   * @param {{kernel: ReturnType<import("./kernel.mjs").prepareKernel>, network: import("./network.mjs").Network, directory: string, cpus?: number, memoryMib?: number}} options
+   * @param {{kernel: ReturnType<import("./kernel.mjs").prepareKernel>, network: import("./network.mjs").Network, directory: string, cpus?: number, memoryMib?: number, disks?: {path: string, blockBytes: number}[]}} options  `disks`: files of this machine that outlive the guest's boots, /dev/vda and so on there
    */
-  constructor({ kernel, network, directory, cpus = 2, memoryMib = 1536 }) {
+  constructor({ kernel, network, directory, cpus = 2, memoryMib = 1536, disks = [] }) {
     this.#kernel = kernel;
     this.#network = network;
     this.#size = { cpus, memoryMib };
+    this.#disks = disks;
     this.directory = directory;
     this.accelerator = "";
     this.release = "";
@@ -199,6 +201,12 @@ export class Guest {
         "virtserialport,chardev=agent,name=evenkeel.agent",
       ],
       ...["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"],
+      ...this.#disks.flatMap(({ path, blockBytes }, index) => [
+        "-drive",
+        `file=${path},format=raw,if=none,id=disk${index}`,
+        "-device",
+        `virtio-blk-pci,drive=disk${index},logical_block_size=${blockBytes},physical_block_size=${blockBytes}`,
+      ]),
       ...this.#network.qemu,
     ];
   }

@@ -5,10 +5,13 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { createServer } from "node:net";
 
 const HOST_ADDRESS = "192.168.77.1";
 const GUEST_ADDRESS = "192.168.77.2";
 const HOST_ADDRESS_6 = "fd77:0:0:77::1";
+/** Of a target in the guest: the one port of it that can be reached in both ways. */
+export const TARGET_PORT = 4420;
 const GUEST_ADDRESS_6 = "fd77:0:0:77::2";
 
 /**
@@ -18,6 +21,7 @@ const GUEST_ADDRESS_6 = "fd77:0:0:77::2";
  * @property {string} dial          the same place as the guest calls it
  * @property {string} guestAddress  with prefix length
  * @property {{listen: string, dial: string, guestAddress: string}} six  the same for IPv6
+ * @property {{address: string, port: number}} target  where the server finds TARGET_PORT of the guest
  * @property {string} gateway
  * @property {string[]} prefix      what to put in front of a command that must run where `listen` exists
  * @property {string[]} qemu        arguments for QEMU
@@ -31,16 +35,17 @@ const GUEST_ADDRESS_6 = "fd77:0:0:77::2";
  */
 export async function openNetwork(cpus) {
   const wanted = process.env.EVENKEEL_GUEST_NET;
-  if (wanted === "user") return userNetwork();
+  if (wanted === "user") return await userNetwork();
   try {
     return await tapNetwork(cpus);
   } catch (error) {
     if (wanted === "tap") throw error;
-    return userNetwork();
+    return await userNetwork();
   }
 }
 
-function userNetwork() {
+async function userNetwork() {
+  const port = await freePort();
   return {
     kind: "user",
     listen: "127.0.0.1",
@@ -48,10 +53,24 @@ function userNetwork() {
     guestAddress: "10.0.2.15/24",
     six: { listen: "::1", dial: "fec0::2", guestAddress: "fec0::15/64" },
     gateway: "10.0.2.2",
+    target: { address: "127.0.0.1", port },
     prefix: [],
-    qemu: ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="],
+    qemu: [
+      "-netdev",
+      `user,id=net,hostfwd=tcp:127.0.0.1:${port}-:${TARGET_PORT}`,
+      "-device",
+      "virtio-net-pci,netdev=net,romfile=",
+    ],
     close: () => {},
   };
+}
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  return port;
 }
 
 async function tapNetwork(cpus) {
@@ -94,6 +113,7 @@ async function tapNetwork(cpus) {
     guestAddress: `${GUEST_ADDRESS}/30`,
     six: { listen: HOST_ADDRESS_6, dial: HOST_ADDRESS_6, guestAddress: `${GUEST_ADDRESS_6}/64` },
     gateway: HOST_ADDRESS,
+    target: { address: GUEST_ADDRESS, port: TARGET_PORT },
     prefix,
     qemu: [
       "-netdev",

@@ -3,8 +3,9 @@
 //
 // Unarmed, a marker is one load and one branch on a value that never changes. Armed
 // (KEEL_CRASH_POINT=name:count in the environment of a server that a test started), the count-th passage of
-// the named marker kills the process. The markers lie between the stores of every commit of the arena, where
-// random kills hit once in tens of thousands.
+// the named marker kills the process. With KEEL_CRASH_POINT=@FILE the file says name:count and may come at
+// any time; whoever dies of it removes it first, so that its successors live. The markers lie between the
+// stores of every commit of the arena, where random kills hit once in tens of thousands.
 #pragma once
 
 namespace base {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/crash_point.h"
 #include "engine/engine.h"
 #include "nvme/controller.h"
 
@@ -389,6 +390,7 @@ void Engine::replace_device(const block::DeviceSpec& spec, Done done) {
 // The former device is closed.
 void Engine::make_successor(const std::shared_ptr<Exchange>& exchange) {
     const std::string& name = exchange->spec.name;
+    EK_CRASH_POINT("engine.device.closed");
     specs_.erase(name);
     auto made = make_device(exchange->spec);
     if (!made) {
@@ -424,6 +426,7 @@ void Engine::make_successor(const std::shared_ptr<Exchange>& exchange) {
     }
     specs_[name] = exchange->spec;
     put_in_place(name, std::move(successor));
+    EK_CRASH_POINT("engine.device.replaced");
     end_change(name);
     if (exchange->former.kind == "ram") {
         forget_memory(block::memory_name(exchange->former), exchange->done);

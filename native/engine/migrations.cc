@@ -161,6 +161,7 @@ void Engine::begin_copy(const std::string& name, std::uint64_t bytes_per_second,
             spec.kind = "migration";
             spec.block_bytes = source.describe().block_bytes;
             spec.migration = {name + "@source", name + "@destination", bytes_per_second, true};
+            EK_CRASH_POINT("engine.migration.beginning");
             Parked parked(source);
             source.hand_over(parked);
             // The volume holds on to the operators' suspension, not its source.
@@ -184,6 +185,7 @@ void Engine::begin_copy(const std::string& name, std::uint64_t bytes_per_second,
             specs_[name] = spec;
             devices_.push_back(made.take());
             parked.hand_over(*devices_.back());
+            EK_CRASH_POINT("engine.migration.begun");
             end_change(name);
             done({});
         });
@@ -223,6 +225,7 @@ void Engine::prepare_migration(const std::string& name, Done done) {
                 done(base::Error{"E_BUSY", "device \"" + name + "\" does not end what it has begun"});
                 return;
             }
+            EK_CRASH_POINT("engine.migration.drained");
             find_device(name)->command(
                 {"prepare", {}}, [this, name, done, go_on](const base::Result<void>& flushed) {
                     if (!flushed) {
@@ -277,6 +280,7 @@ void Engine::cancel_migration(const std::string& name, Done done) {
 
 void Engine::end_migration(const std::string& name, bool committed, Done done) {
     const auto switch_over = [this, name, committed, done = std::move(done)] {
+        EK_CRASH_POINT("engine.migration.closed");
         const block::MigrationSpec sides = specs_[name].migration;
         const std::string& stays = committed ? sides.destination : sides.source;
         const std::string& goes = committed ? sides.source : sides.destination;
@@ -296,6 +300,7 @@ void Engine::end_migration(const std::string& name, bool committed, Done done) {
         EK_CRASH_POINT("engine.migration.switched");
         end_change(name);
         discard(goes, [this, name, done](const base::Result<void>&) {
+            EK_CRASH_POINT("engine.migration.discarded");
             forget_memory(name + block::migration::map_suffix, done);
         });
     };

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/crash_point.h"
 
 namespace block::migration {
 
@@ -192,7 +193,9 @@ void Migration::fail(const std::string& reason) {
     if (!reason_.empty()) {
         return;
     }
+    EK_CRASH_POINT("migration.failing");
     map_.set_failed();
+    EK_CRASH_POINT("migration.failed");
     reason_ = reason;
     pace_.start_after(0);  // what waits for the lock of a region waits for nothing any more
     tell_changed();
@@ -319,6 +322,7 @@ void Migration::begin_write(Child& child) {
         return;
     }
     child.counted = true;
+    EK_CRASH_POINT("migration.write.counted");
     if (reason_.empty() && map_.any_copied(child.first, child.last)) {
         send_both(child);
     } else {
@@ -377,7 +381,9 @@ void Migration::settle(Child& child) {
             fail("the destination cannot write at byte " + std::to_string(above.offset) + ": " +
                  name_of(copied));
         }
+        EK_CRASH_POINT("migration.write.answered");
         map_.end_write(child.first, child.last);
+        EK_CRASH_POINT("migration.write.ended");
         news = news || held_.first != nullptr || locked(child.first, child.last);
     } else if (copied != Status::ok && !above.cancelled && !closing()) {
         fail(std::string("the destination cannot flush: ") + name_of(copied));
@@ -526,7 +532,9 @@ void Migration::step_done(Copier& copier, Status status) {
         begin_step(copier);
         return;
     }
+    EK_CRASH_POINT("migration.region.written");
     map_.set_copied(copier.region);
+    EK_CRASH_POINT("migration.region.copied");
     measure(environment_.reactor.now());
     end_copy(copier);
 }

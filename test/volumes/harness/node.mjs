@@ -26,9 +26,17 @@ export const randomPort = () => 21_000 + Math.floor(Math.random() * 10_000);
 export class Node {
   #child = null;
 
-  /** `address`: where others find it; `port`: of its listener. */
-  constructor({ name, directory, place, address = "127.0.0.1", port = randomPort(), keeper = false }) {
-    Object.assign(this, { name, place, address, port, keeper });
+  /** `address`: where others find it; `port`: of its listener; `environment`: what it has beside this process's. */
+  constructor({
+    name,
+    directory,
+    place,
+    address = "127.0.0.1",
+    port = randomPort(),
+    keeper = false,
+    environment = {},
+  }) {
+    Object.assign(this, { name, place, address, port, keeper, environment });
     this.directory = join(directory, name);
     mkdirSync(this.directory, { recursive: true });
     this.socketPath = join(this.directory, "rpc.sock");
@@ -77,7 +85,10 @@ export class Node {
       this.configPath,
       ...(this.keeper ? [] : ["--no-keeper"]),
     ];
-    const child = spawn(command, args, { stdio: ["ignore", log, log] });
+    const child = spawn(command, args, {
+      stdio: ["ignore", log, log],
+      env: { ...process.env, ...this.environment },
+    });
     this.#child = child;
     await until(() => {
       if (child.exitCode !== null || child.signalCode !== null)
@@ -233,6 +244,12 @@ export class Load {
       return this.completed >= wanted;
     }, `${commands} more commands (${this.completed} so far, ${this.errors} errors)`);
     if (this.completed < wanted) await this.ended;
+  }
+
+  /** Ends it in an orderly way: everything that was written is read once more. */
+  finish() {
+    this.#child.kill("SIGTERM");
+    return this.ended;
   }
 
   kill() {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { completeSettings } from "../../dist/config/complete.js";
-import { addDevice, addHost, share, unshare } from "../../dist/config/edit.js";
+import { addDevice, addHost, getPath, share, unshare } from "../../dist/config/edit.js";
 import { parseDocument } from "../../dist/config/load.js";
 import { admit } from "../../dist/control/admission.js";
 import { withDeadline } from "../../dist/control/deadline.js";
@@ -186,6 +186,25 @@ test("a change that would lose data is refused unless it is meant", async () => 
     assert.deepEqual(bench.engine.take(), []);
     await bench.server.change(remove, { dryRun: false, allowDataLoss: true });
     assert.deepEqual(bench.engine.take(), ["removeDevice r"]);
+    await end(bench);
+  });
+});
+
+test("a mirror moves to another place, and what it was keeps its identity", async () => {
+  await withDirectory(async (path) => {
+    const devices = { a: { file: "/a" }, b: { file: "/b" }, m: { mirror: ["a", "b"] } };
+    const bench = await startServer(path, { devices });
+    const { volume } = bench.engine.specs.get("m")?.mirror ?? {};
+    bench.engine.take();
+    const spec = { file: "/c", size: "1MiB" };
+    await bench.server.volumes.migrate("m", { spec }, null, { ...plain, dryRun: true });
+    await bench.server.volumes.migrate("m", { spec }, null, plain);
+    assert.deepEqual(
+      bench.engine.take().filter((call) => call.startsWith("begin")),
+      ["beginMigration m m@destination file 0"],
+    );
+    const kept = getPath(bench.server.configuration, "devices.m.migration.source.volume");
+    assert.equal(String(kept).replaceAll("-", ""), volume);
     await end(bench);
   });
 });

@@ -25,6 +25,7 @@ import {
   suspendDevice,
 } from "../config/volume-edit.js";
 import { KeelError } from "../model/errors.js";
+import { formatUuid } from "../model/ids.js";
 import type { JsonObject } from "../model/json.js";
 import type { NativeEngine } from "../native/addon.js";
 import type { Job } from "../recovery/jobs.js";
@@ -78,8 +79,9 @@ export class Volumes {
   }
 
   async migrate(device: string, to: Place, rate: string | null, options: ChangeOptions): Promise<WithJob> {
+    const volume = this.host.volumeOf(device);
     const volumes = {
-      source: this.host.volumeOf(device),
+      source: volume === null ? null : formatUuid(volume),
       destination: randomUUID(),
     };
     const result = await this.host.change((raw) => beginMigration(raw, device, to, rate, volumes), {

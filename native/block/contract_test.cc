@@ -160,7 +160,8 @@ void prepare_mirror(Bench& bench, const char* second) {
         leg.name = "leg" + std::to_string(bench.legs.size());
         leg.kind = kind;
         leg.block_bytes = bench.spec.block_bytes;
-        leg.size_bytes = block::mirror::leg_bytes_for(size_bytes, 0, leg.block_bytes, false);
+        leg.size_bytes =
+            block::mirror::leg_bytes_for(size_bytes, 0, leg.block_bytes, bench.spec.mirror.checksums);
         leg.path = bench.folder.file(leg.name);
         leg.create = true;
         bench.spec.parts.push_back({leg.name, 0, 0});
@@ -168,6 +169,10 @@ void prepare_mirror(Bench& bench, const char* second) {
 }
 
 void prepare_mirror_of_ram(Bench& bench) { prepare_mirror(bench, "ram"); }
+void prepare_mirror_with_checksums(Bench& bench) {
+    bench.spec.mirror.checksums = true;
+    prepare_mirror(bench, "file");
+}
 void prepare_mirror_of_ram_and_file(Bench& bench) { prepare_mirror(bench, "file"); }
 
 // The second leg has to get everything first, and loses its place at the first write.
@@ -246,6 +251,8 @@ const Subject subjects[] = {
     {"mirror of ram, 512", "mirror", 512, prepare_mirror_of_ram, true, false},
     {"mirror of ram, 4096", "mirror", 4096, prepare_mirror_of_ram, true, false},
     {"mirror of ram and file", "mirror", 512, prepare_mirror_of_ram_and_file, true, false},
+    {"mirror with checksums, 512", "mirror", 512, prepare_mirror_with_checksums, true, false},
+    {"mirror with checksums, 4096", "mirror", 4096, prepare_mirror_with_checksums, true, false},
     {"mirror, degraded", "mirror", 4096, prepare_degraded_mirror, true, false},
     {"tcmu, handler file, 512", "tcmu", 512, prepare_tcmu_file, true, false},
     {"tcmu, handler file, 4096", "tcmu", 4096, prepare_tcmu_file, true, false},

@@ -281,6 +281,12 @@ SimKernel::Sector SimKernel::load_sector(int descriptor, const Cache& cache, std
     return content;
 }
 
+bool SimKernel::at_rest(int descriptor, std::uint64_t offset, std::uint64_t length) {
+    const Cache& cache = cache_of(descriptor);
+    const auto found = cache.lower_bound(offset / sector_bytes);
+    return found == cache.end() || found->first * sector_bytes >= offset + length;
+}
+
 void SimKernel::store_sector(int descriptor, std::uint64_t sector, const Sector& content) {
     // Never beyond the end that the file has meanwhile.
     struct stat status {};

@@ -79,6 +79,10 @@ class SimKernel final : public reactor::Kernel {
     void end_process();
     void begin_process() { process_ = true; }
 
+    // Whether nothing of the range lies in the cache alone: then what the file holds there is what every read
+    // sees, and a test that changes it plays a medium that rots.
+    bool at_rest(int descriptor, std::uint64_t offset, std::uint64_t length);
+
     // Operations submitted and not yet completed.
     std::size_t pending() const { return pending_.size(); }
     std::uint64_t steps_done() const { return steps_done_; }

@@ -49,13 +49,14 @@ struct Tally {
     std::uint64_t acknowledged = 0;
     std::uint64_t failed = 0;
     std::uint64_t reads = 0;
+    std::uint64_t rotted = 0;
 };
 
 // A leg's medium, and what is wrong with it at present.
 struct Medium {
-    Medium() : descriptor(memfd_create("leg", MFD_CLOEXEC)) {
+    explicit Medium(bool checksums) : descriptor(memfd_create("leg", MFD_CLOEXEC)) {
         const std::uint64_t bytes =
-            block::mirror::leg_bytes_for(data_bytes, region_bytes, block_bytes, false);
+            block::mirror::leg_bytes_for(data_bytes, region_bytes, block_bytes, checksums);
         CHECK(ftruncate(descriptor, static_cast<off_t>(bytes)) == 0);
         struct stat status {};
         fstat(descriptor, &status);
@@ -74,9 +75,9 @@ struct Medium {
 
 // One life of the process.
 struct Life {
-    Life(SimKernel& kernel, std::vector<std::unique_ptr<Medium>>& media, const block::MirrorSpec& mirror,
+    Life(SimKernel& simulated, std::vector<std::unique_ptr<Medium>>& media, const block::MirrorSpec& mirror,
          bool known)
-        : rig(&kernel) {
+        : kernel(simulated), rig(&simulated) {
         block::DeviceSpec spec;
         spec.name = "volume";
         spec.kind = "mirror";
@@ -117,6 +118,7 @@ struct Life {
         return state == "ok" || state == "degraded" || state == "resyncing";
     }
 
+    SimKernel& kernel;
     testing::BlockRig rig;
     block::Device* volume = nullptr;
 };
@@ -126,8 +128,10 @@ class Round {
     Round(std::uint64_t seed, Tally& tally)
         : seed_(seed), tally_(tally), random_(seed), faults_(seed ^ 0xFA), model_(blocks * data_sectors) {
         const std::size_t legs = 2 + random_() % 2;
+        mirror_.checksums = random_() % 3 != 0;
+        rots_ = random_() % 2 == 0;
         for (std::size_t i = 0; i < legs; ++i) {
-            media_.push_back(std::make_unique<Medium>());
+            media_.push_back(std::make_unique<Medium>(mirror_.checksums));
         }
         mirror_.volume.fill(5);
         mirror_.region_bytes = region_bytes;
@@ -189,7 +193,7 @@ class Round {
             medium->dead = false;
             medium->flaky = 0;
         }
-        if (known_ && chance(3)) {
+        if (known_ && chance(3) && rotted_.empty()) {
             media_[random_() % media_.size()]->dead = true;
             ++tally_.hidden;
         }
@@ -209,6 +213,7 @@ class Round {
             disturb(*life);
             if (chance(60)) {
                 ++tally_.deaths;
+                look_for_false_alarms(*life);
                 kernel.end_process();
                 forget_requests();
                 life.reset();
@@ -230,6 +235,7 @@ class Round {
 
     void finish_life(SimKernel& kernel, std::unique_ptr<Life> life) {
         ++tally_.cuts;
+        look_for_false_alarms(*life);
         kernel.cut_power();
         forget_requests();
         model_.power_lost();
@@ -270,6 +276,78 @@ class Round {
 
     // --- what goes wrong
 
+    // What rotted can be told from everything else.
+    static constexpr std::uint64_t rotten = 0xBADBADBADBADBAD0;
+
+    bool is_rotten(const Medium& medium, std::uint32_t block) const {
+        for (std::uint32_t sector = 0; sector < data_sectors; ++sector) {
+            std::uint64_t word = 0;
+            (void)!pread(medium.descriptor, &word, sizeof(word),
+                         static_cast<off_t>(block * block_bytes + sector * sector_bytes));
+            if (word == rotten) {
+                return true;
+            }
+        }
+        return false;
+    }
+    // What was mended or overwritten is forgotten.
+    void look_for_rot() {
+        std::erase_if(rotted_,
+                      [this](const auto& place) { return !is_rotten(*media_[place.first], place.second); });
+    }
+    bool any_rot(std::uint32_t block) const {
+        return std::any_of(rotted_.begin(), rotted_.end(),
+                           [&](const auto& place) { return place.second == block; });
+    }
+    bool in_use(std::uint32_t block) const {
+        return std::any_of(slots_.begin(), slots_.end(), [&](const Slot& slot) {
+            return slot.busy && slot.length != 0 && slot.offset < (block + 1) * block_bytes &&
+                   block * block_bytes < slot.offset + slot.length;
+        });
+    }
+
+    void look_for_false_alarms(const Life& life) {
+        for (std::size_t i = 0; i < media_.size() && !rots_; ++i) {
+            if (life.detail("leg." + Life::name_of_leg(i) + ".corruptions") != "0") {
+                violate("a block is called corrupt, and none is");
+            }
+        }
+        if (life.detail("checksums.lost_blocks") != "0") {
+            violate("a block is called corrupt on every leg");
+        }
+    }
+
+    // A block that is at rest changes on one leg, while all are well.
+    void rot(Life& life) {
+        if (!mirror_.checksums || !rots_ || !chance(8) || life.volume->health().state != "ok" ||
+            life.detail("checksums.unwritten_pages") != "0" || life.detail("unequal_bytes") != "0") {
+            return;
+        }
+        const bool ill = std::any_of(media_.begin(), media_.end(),
+                                     [](const auto& medium) { return medium->dead || medium->flaky != 0; });
+        const auto block = static_cast<std::uint32_t>(random_() % blocks);
+        const std::uint64_t offset = block * block_bytes;
+        const bool rests = std::all_of(media_.begin(), media_.end(), [&](const auto& medium) {
+            return life.kernel.at_rest(medium->descriptor, offset, block_bytes);
+        });
+        const std::size_t leg = random_() % media_.size();
+        const Medium& medium = *media_[leg];
+        // What was never written has no checksum before it is first read.
+        std::uint64_t word = 0;
+        (void)!pread(medium.descriptor, &word, sizeof(word), static_cast<off_t>(offset));
+        if (ill || !rests || in_use(block) || any_rot(block) || word == 0) {
+            return;
+        }
+        const std::uint32_t sector = static_cast<std::uint32_t>(random_() % data_sectors);
+        std::uint64_t words[sector_bytes / 8];
+        std::fill(std::begin(words), std::end(words), rotten);
+        EK_CHECK(pwrite(medium.descriptor, words, sizeof(words),
+                        static_cast<off_t>(offset + sector * sector_bytes)) == sector_bytes,
+                 "a medium rots");
+        rotted_.emplace_back(leg, block);
+        ++tally_.rotted;
+    }
+
     std::size_t legs_dead() const {
         return static_cast<std::size_t>(
             std::count_if(media_.begin(), media_.end(), [](const auto& medium) { return medium->dead; }));
@@ -278,7 +356,10 @@ class Round {
     void disturb(Life& life) {
         // While legs may differ after a crash, losing the one that is read loses what only it had: two
         // faults.
-        const bool fragile = life.detail("unequal_bytes") != "0";
+        // While a block has rotted on one leg the others have to be there.
+        look_for_rot();
+        rot(life);
+        const bool fragile = life.detail("unequal_bytes") != "0" || !rotted_.empty();
         if (!fragile && chance(25)) {
             Medium& medium = *media_[random_() % media_.size()];
             if (chance(3)) {
@@ -331,7 +412,13 @@ class Round {
         Slot& slot = *free;
         const std::uint32_t count = 1 + static_cast<std::uint32_t>(random_() % request_blocks_max);
         const auto first = static_cast<std::uint32_t>(random_() % (blocks - count + 1));
-        send(life, slot, actions[random_() % std::size(actions)], first, count);
+        const Action action = actions[random_() % std::size(actions)];
+        bool rotted = false;
+        for (std::uint32_t block = first; block < first + count && mirror_.checksums; ++block) {
+            rotted = rotted || any_rot(block);
+        }
+        // A write that a power cut tears over what rotted would be two faults in one block.
+        send(life, slot, rotted ? Action::read : action, first, count);
     }
 
     void send(Life& life, Slot& slot, Action action, std::uint32_t first, std::uint32_t count) {
@@ -464,6 +551,24 @@ class Round {
                 return;
             }
         }
+        if (mirror_.checksums) {
+            life.volume->command({"scrub_stop", {}}, [](base::Result<void>) {});
+            for (int second = 0; second < 60 && life.detail("scrub.state") != "idle"; ++second) {
+                run_for(life, base::second);
+            }
+            const std::string runs = life.detail("scrub.runs");
+            life.volume->command({"scrub", {{"repair", "yes"}}}, [](base::Result<void>) {});
+            for (int second = 0; second < 60 && life.detail("scrub.runs") == runs; ++second) {
+                run_for(life, base::second);
+            }
+            testing::TestRequest flush;
+            flush.action = Action::flush;
+            life.volume->submit(flush);
+            for (int second = 0; second < 60 && flush.completed == 0; ++second) {
+                run_for(life, base::second);
+            }
+            EK_CHECK(flush.completed == 1, "what was mended is flushed");
+        }
         std::vector<std::byte> contents[8];
         for (std::size_t i = 0; i < media_.size(); ++i) {
             contents[i].resize(data_bytes);
@@ -491,10 +596,12 @@ class Round {
     DurabilityModel model_;
     std::vector<std::unique_ptr<Medium>> media_;
     block::MirrorSpec mirror_;
+    bool rots_ = false;
     bool known_ = false;
     bool after_cut_ = false;
     std::uint64_t values_ = 0;
     std::array<Slot, depth> slots_;
+    std::vector<std::pair<std::size_t, std::uint32_t>> rotted_;  // leg, block
     std::vector<std::string> violations_;
 };
 
@@ -525,12 +632,12 @@ TEST_CASE(
     }
     std::printf(
         "%llu cuts, %llu deaths, %llu legs lost, %llu taken back, %llu hidden at power on, "
-        "%llu times rightly not served, %llu acknowledged, %llu failed, %llu reads\n",
+        "%llu times rightly not served, %llu acknowledged, %llu failed, %llu reads, %llu blocks rotted\n",
         static_cast<unsigned long long>(tally.cuts), static_cast<unsigned long long>(tally.deaths),
         static_cast<unsigned long long>(tally.losses), static_cast<unsigned long long>(tally.returns),
         static_cast<unsigned long long>(tally.hidden), static_cast<unsigned long long>(tally.refusals),
         static_cast<unsigned long long>(tally.acknowledged), static_cast<unsigned long long>(tally.failed),
-        static_cast<unsigned long long>(tally.reads));
+        static_cast<unsigned long long>(tally.reads), static_cast<unsigned long long>(tally.rotted));
     if (rounds >= 30) {
         CHECK(tally.cuts > 0);
         CHECK(tally.deaths > 0);
@@ -538,5 +645,6 @@ TEST_CASE(
         CHECK(tally.returns > 0);
         CHECK(tally.refusals > 0);
         CHECK(tally.reads > 0);
+        CHECK(tally.rotted > 0);
     }
 }

@@ -20,6 +20,7 @@ export type GraphNode = {
   /** What it lacks. */
   dirtyBytes: number | null;
   inFlight: number;
+  /** Requests that failed, and blocks that did not have their checksum. */
   errors: number;
   suspended: boolean;
   details: Record<string, string | number>;
@@ -70,7 +71,7 @@ function node(
     age: numberOf(told["events"]) ?? numberOf(device?.details["events"]),
     dirtyBytes: numberOf(told["dirty_bytes"]) ?? numberOf(device?.details["dirty_bytes"]),
     inFlight: device?.inFlight ?? 0,
-    errors: device?.errors ?? 0,
+    errors: (device?.errors ?? 0) + (numberOf(told["corruptions"]) ?? 0),
     suspended: device?.suspended ?? false,
     details: { ...(device?.details ?? {}) },
     parts:

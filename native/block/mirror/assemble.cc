@@ -148,6 +148,7 @@ void Mirror::try_start() {
         map_.reset(newest.geometry);
     }
     geometry_ = newest.geometry;
+    sums_.reset(geometry_);
     table_ = newest.slots;
     std::uint64_t events = newest.events;
     for (const Superblock* superblock : found) {

@@ -51,8 +51,6 @@ struct DiskSuperblock {
 };
 static_assert(sizeof(DiskSlot) == 48 && sizeof(DiskSuperblock) == superblock_bytes);
 
-std::uint64_t round_up(std::uint64_t value) { return (value + alignment - 1) / alignment * alignment; }
-
 bool is_zero(const Uuid& uuid) { return uuid == Uuid{}; }
 
 std::uint32_t crc_of(const DiskSuperblock& disk) {
@@ -61,10 +59,17 @@ std::uint32_t crc_of(const DiskSuperblock& disk) {
     return base::crc32c(std::as_bytes(std::span(&copy, 1)));
 }
 
+std::uint32_t crc_of_sums(const Uuid& leg, std::uint64_t sector, std::span<const std::byte> sums) {
+    const base::le64 number = sector;
+    std::uint32_t state = base::crc32c_update(base::crc32c_seed, std::as_bytes(std::span(leg)));
+    state = base::crc32c_update(state, std::as_bytes(std::span(&number, 1)));
+    return base::crc32c_finish(base::crc32c_update(state, sums));
+}
+
 }  // namespace
 
-std::uint64_t Geometry::checksum_bytes() const {
-    return checksums ? round_up(data_bytes / block_bytes * 4) : 0;
+std::uint64_t Geometry::checksum_pages() const {
+    return checksums ? (data_bytes / block_bytes + sums_per_page - 1) / sums_per_page : 0;
 }
 
 std::uint64_t Geometry::metadata_bytes() const {
@@ -253,6 +258,43 @@ void merge_map_page(std::span<const std::byte, map_page_bytes> in, std::span<std
         std::memcpy(&entry, sector + 4 + 2 * (i % regions_per_sector), 2);
         entries[i] = static_cast<std::uint16_t>(entries[i] | (entry & (intent_bit | missing_bits)));
     }
+}
+
+void encode_sums_page(const Uuid& leg, std::uint64_t page, std::span<const std::uint32_t> sums,
+                      std::span<std::byte, map_page_bytes> out) {
+    std::memset(out.data(), 0, out.size());
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+        const base::le32 sum = sums[i];
+        std::memcpy(out.data() + i / sums_per_sector * map_sector_bytes + 4 + i % sums_per_sector * 4, &sum,
+                    4);
+    }
+    constexpr std::size_t sectors = map_page_bytes / map_sector_bytes;
+    for (std::size_t i = 0; i < sectors; ++i) {
+        std::byte* const sector = out.data() + i * map_sector_bytes;
+        const base::le32 crc = crc_of_sums(leg, page * sectors + i, {sector + 4, map_sector_bytes - 4});
+        std::memcpy(sector, &crc, 4);
+    }
+}
+
+bool decode_sums_page(const Uuid& leg, std::uint64_t page, std::span<const std::byte, map_page_bytes> in,
+                      std::span<std::uint32_t> sums) {
+    constexpr std::size_t sectors = map_page_bytes / map_sector_bytes;
+    bool whole = true;
+    for (std::size_t first = 0; first < sums.size(); first += sums_per_sector) {
+        const std::size_t number = first / sums_per_sector;
+        const std::byte* const sector = in.data() + number * map_sector_bytes;
+        base::le32 crc;
+        std::memcpy(&crc, sector, 4);
+        const bool ours =
+            crc.value() == crc_of_sums(leg, page * sectors + number, {sector + 4, map_sector_bytes - 4});
+        for (std::size_t i = 0; i < sums_per_sector && first + i < sums.size(); ++i) {
+            base::le32 sum;
+            std::memcpy(&sum, sector + 4 + i * 4, 4);
+            sums[first + i] = ours ? sum.value() : 0;
+        }
+        whole = whole && ours;
+    }
+    return whole;
 }
 
 }  // namespace block::mirror

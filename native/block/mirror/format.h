@@ -2,7 +2,7 @@
 //
 //   0 … data_bytes          the volume's data
 //   …                       unused
-//   checksum_offset         CRC32C of each block (only with checksums), little-endian
+//   checksum_offset         the checksums (only with them): pages of 4096 bytes
 //   map_offset              the region map: pages of 4096 bytes
 //   superblock_offset       two superblocks of 4096 bytes, written in turn; the valid one with the higher
 //                           sequence counts
@@ -14,6 +14,11 @@
 // The map has 16 bits for each region: what a leg (a slot of the table) misses, one bit each, and `intent`:
 // writes may be under way, so that the legs may differ. A sector of it has a checksum of its own; one that is
 // not as it was written counts as "everything differs".
+//
+// The checksums are CRC32C of each block, 127 of them in a sector of 512 bytes behind a CRC32C of the sector,
+// which is made with the leg's identity and the sector's number: what another medium or another volume left
+// there is none of ours. 0 says that there is no record; a block whose CRC is 0 has 1. What they are worth is
+// said in checksums.h.
 #pragma once
 
 #include <array>
@@ -31,6 +36,8 @@ inline constexpr std::uint32_t map_page_bytes = 4096;
 inline constexpr std::uint32_t map_sector_bytes = 512;
 inline constexpr std::uint32_t regions_per_sector = (map_sector_bytes - 4) / 2;
 inline constexpr std::uint32_t regions_per_page = map_page_bytes / map_sector_bytes * regions_per_sector;
+inline constexpr std::uint32_t sums_per_sector = map_sector_bytes / 4 - 1;
+inline constexpr std::uint32_t sums_per_page = map_page_bytes / map_sector_bytes * sums_per_sector;
 inline constexpr std::uint32_t regions_max = 1u << 20;
 inline constexpr std::uint32_t region_bytes_min = 4096;
 inline constexpr std::uint32_t region_bytes_max = 1u << 30;
@@ -58,7 +65,8 @@ struct Geometry {
         return static_cast<std::uint32_t>((data_bytes + region_bytes - 1) / region_bytes);
     }
     std::uint32_t map_pages() const { return (regions() + regions_per_page - 1) / regions_per_page; }
-    std::uint64_t checksum_bytes() const;
+    std::uint64_t checksum_pages() const;
+    std::uint64_t checksum_bytes() const { return checksum_pages() * map_page_bytes; }
     // What a leg needs beyond the data.
     std::uint64_t metadata_bytes() const;
 };
@@ -115,5 +123,12 @@ bool resembles_superblock(std::span<const std::byte, superblock_bytes> in);
 void encode_map_page(std::span<const std::uint16_t> entries, std::span<std::byte, map_page_bytes> out);
 // Adds (or) what the page says to `entries`; a damaged sector sets every bit.
 void merge_map_page(std::span<const std::byte, map_page_bytes> in, std::span<std::uint16_t> entries);
+
+// Page `page` of the checksums as the leg `leg` carries it; `sums`: at most sums_per_page.
+void encode_sums_page(const Uuid& leg, std::uint64_t page, std::span<const std::uint32_t> sums,
+                      std::span<std::byte, map_page_bytes> out);
+// False if a sector is not as it was written: its blocks then have no record.
+bool decode_sums_page(const Uuid& leg, std::uint64_t page, std::span<const std::byte, map_page_bytes> in,
+                      std::span<std::uint32_t> sums);
 
 }  // namespace block::mirror

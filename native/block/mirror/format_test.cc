@@ -11,6 +11,7 @@
 
 #include "base/byte_order.h"
 #include "base/crc32c.h"
+#include "block/mirror/checksums.h"
 #include "block/mirror/extent_lock.h"
 #include "block/mirror/verdict.h"
 
@@ -148,6 +149,82 @@ TEST_CASE("a damaged sector of the map counts as different everywhere, and leave
     CHECK(read[254] == (intent_bit | missing_bits));
     CHECK(read[507] == (intent_bit | missing_bits));
     CHECK(read[508] == 0);
+}
+
+TEST_CASE("checksums of another leg, another place or a damaged sector are none") {
+    std::vector<std::uint32_t> sums(sums_per_page);
+    for (std::uint32_t i = 0; i < sums.size(); ++i) {
+        sums[i] = 1000 + i;
+    }
+    Page page{};
+    encode_sums_page(uuid_of(1), 7, sums, page);
+    std::vector<std::uint32_t> read(sums_per_page, 5);
+    CHECK(decode_sums_page(uuid_of(1), 7, page, read));
+    CHECK(read == sums);
+    CHECK_FALSE(decode_sums_page(uuid_of(2), 7, page, read));
+    CHECK(read == std::vector<std::uint32_t>(sums_per_page));
+    CHECK_FALSE(decode_sums_page(uuid_of(1), 8, page, read));
+    page[600] ^= std::byte{1};
+    CHECK_FALSE(decode_sums_page(uuid_of(1), 7, page, read));
+    CHECK(read[126] == 1126);
+    CHECK(read[127] == 0);
+    CHECK(read[253] == 0);
+    CHECK(read[254] == 1254);
+    CHECK_FALSE(decode_sums_page(uuid_of(1), 0, Page{}, read));
+}
+
+TEST_CASE("a checksum is believed where no leg says otherwise, and nothing is in doubt there") {
+    constexpr std::uint64_t bytes = 8 << 20;
+    Geometry geometry = choose_geometry(bytes, 65536, 4096, true);
+    Checksums sums;
+    sums.reset(geometry);
+    REQUIRE(sums.enabled());
+    CHECK_FALSE(sums.has(0, 4096));
+    std::vector<std::byte> tables[2];
+    const std::uint64_t pages = sums.pages_of_group(0);
+    for (std::uint8_t leg = 0; leg < 2; ++leg) {
+        tables[leg].resize(pages * map_page_bytes);
+        std::vector<std::uint32_t> of_page(sums_per_page, 77);
+        of_page[1] = leg == 0 ? 5 : 6;  // they do not agree
+        of_page[2] = leg == 0 ? 8 : 0;  // one has no record
+        of_page[3] = 0;                 // nobody has
+        for (std::uint64_t page = 0; page < pages; ++page) {
+            encode_sums_page(uuid_of(leg), page, of_page,
+                             std::span(tables[leg]).subspan(page * map_page_bytes).first<map_page_bytes>());
+        }
+    }
+    const Checksums::Copy copies[] = {{0, uuid_of(0), tables[0]}, {1, uuid_of(1), tables[1]}};
+    sums.install(0, copies, [](std::uint64_t offset) { return offset == 4 * 4096; });
+    CHECK(sums.has(0, 4096));
+    CHECK(sums.fits_block(0, 77));
+    CHECK_FALSE(sums.fits_block(0, 78));
+    CHECK_FALSE(sums.known(1));
+    CHECK(sums.recorded(1, 5));
+    CHECK(sums.recorded(1, 6));
+    CHECK_FALSE(sums.recorded(1, 77));
+    CHECK(sums.fits_block(2, 8));
+    CHECK_FALSE(sums.known(3));
+    CHECK_FALSE(sums.known(4));
+    CHECK_FALSE(sums.all_known(0, 8 * 4096));
+    CHECK(sums.all_known(5 * 4096, 65536));
+    // What was in doubt keeps each leg's own record until it is decided.
+    Page page{};
+    std::vector<std::uint32_t> read(sums_per_page);
+    sums.encode(0, 1, uuid_of(1), page);
+    CHECK(decode_sums_page(uuid_of(1), 0, page, read));
+    CHECK(read[1] == 6);
+    CHECK(read[2] == 8);
+    sums.set(1, 9);
+    CHECK(sums.fits_block(1, 9));
+    sums.forget(0, 4096);
+    CHECK_FALSE(sums.known(0));
+    std::vector<std::uint64_t> dirty;
+    sums.take_dirty(dirty);
+    CHECK_FALSE(dirty.empty());
+    CHECK_FALSE(sums.any_dirty());
+    sums.set_zeroes(0, 8 * 4096);
+    CHECK(sums.all_known(0, 65536));
+    CHECK(sums.fits(0, std::vector<std::byte>(8 * 4096)));
 }
 
 TEST_CASE("the newest superblock counts, and is believed when all that it calls up are here") {

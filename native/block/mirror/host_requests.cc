@@ -96,6 +96,15 @@ void Mirror::cancel_checked(Request& request) {
         waiting_extent_.remove(op);
         extents_.release(op.hold);
         end_op(op, Status::aborted);
+    } else if (op.list == &waiting_pages_ && untouched) {
+        waiting_pages_.remove(op);
+        extents_.release(op.hold);
+        end_op(op, Status::aborted);
+    } else if (op.list == &waiting_examination_) {
+        waiting_examination_.remove(op);
+        end_op(op, Status::aborted);
+    } else if (op.list == nullptr && op.reading == nullptr && request.action == Action::read) {
+        op.cancelled = true;  // it is being examined
     } else if (op.reading != nullptr && !op.cancelled) {
         op.cancelled = true;
         op.reading->device->cancel(*op.reading);
@@ -126,7 +135,7 @@ void Mirror::close_checked(std::function<void()> closed) {
         answer(*leg, base::Error{"E_BUSY", describe_device(spec_) + "it is being closed"});
     }
     closing_now_ = true;
-    if (serving_ && !read_only() && map_.intents() != 0) {
+    if (serving_ && !read_only() && (map_.intents() != 0 || sums_.any_dirty())) {
         sweep();
     }
     environment_.reactor.post([this] { finish_close(); });
@@ -134,7 +143,8 @@ void Mirror::close_checked(std::function<void()> closed) {
 
 void Mirror::finish_close() {
     const bool busy = ios_in_flight_ != 0 || batch_start_.scheduled() || batching_ || committing_ ||
-                      sweeping_ || lanes_busy_ != 0 || repair_lane_.busy || scrub_.lane.busy;
+                      sweeping_ || lanes_busy_ != 0 || repair_lane_.busy || scrub_.lane.busy ||
+                      sums_start_.scheduled() || sums_writing_ || arrived_.scheduled() || !loads_.empty();
     if (!closing_now_ || busy || !closed_) {
         return;
     }

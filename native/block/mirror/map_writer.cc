@@ -136,16 +136,19 @@ void Mirror::batch_done() {
 // --- The sweep
 
 void Mirror::restart_sweep_timer() {
-    if (serving_ && !read_only() && !closing() && map_.intents() != 0 && !sweep_timer_.running() &&
-        !sweeping_) {
+    const bool wanted = map_.intents() != 0 || sums_.any_dirty();
+    if (serving_ && !read_only() && !closing() && wanted && !sweep_timer_.running() && !sweeping_) {
         sweep_timer_.start_after(sweep_interval);
     }
 }
 
-// Regions at rest are flushed, then taken off the map.
+// Regions at rest are flushed and their checksums written; then they are taken off the map.
 void Mirror::sweep() {
     if (!serving_ || sweeping_) {
         return;
+    }
+    if (sums_.any_dirty()) {
+        schedule_sums();
     }
     std::uint32_t candidates = 0;
     for (std::uint32_t i = 0; i < map_.count() && map_.intents() != 0; ++i) {
@@ -191,6 +194,11 @@ void Mirror::sweep() {
                 sweep_flushed();
             }
         });
+    }
+    if (sums_.enabled()) {
+        ++sweep_outstanding_;
+        sweep_wants_sums_ = true;
+        schedule_sums();
     }
     if (--sweep_outstanding_ == 0) {
         sweep_flushed();

@@ -186,6 +186,8 @@ void Mirror::lose(const std::string& reason) {
     stuck_ = true;
     waiting_for_ = reason;
     source_ = nullptr;
+    sums_.reset(geometry_);
+    arrived_.schedule();
     for (const auto& leg : legs_) {
         const bool again = leg->keeps_metadata() || leg->state == LegState::found ||
                            (leg->state == LegState::stale && !leg->detached);

@@ -46,6 +46,12 @@ Mirror::Mirror(const Environment& environment, const DeviceSpec& spec)
       batch_start_(
           *this,
           [](reactor::Deferred& deferred) { static_cast<MirrorDeferred&>(deferred).mirror.run_batch(); }),
+      sums_start_(
+          *this,
+          [](reactor::Deferred& deferred) { static_cast<MirrorDeferred&>(deferred).mirror.run_sums(); }),
+      arrived_(
+          *this,
+          [](reactor::Deferred& deferred) { static_cast<MirrorDeferred&>(deferred).mirror.pages_arrived(); }),
       sweep_timer_(*this, [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.sweep(); }),
       resync_timer_(*this,
                     [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.resync_step(); }),
@@ -63,6 +69,10 @@ Mirror::Mirror(const Environment& environment, const DeviceSpec& spec)
       scrub_timer_(*this,
                    [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.scrub_step(); }) {
     for (Lane& lane : lanes_) {
+        lane.mirror = this;
+        lane.hold.lane = &lane;
+    }
+    for (Lane& lane : examinations_) {
         lane.mirror = this;
         lane.hold.lane = &lane;
     }
@@ -207,10 +217,6 @@ MadeDevice make_mirror(Environment& environment, const DeviceSpec& spec) {
                                             "a region has a power of two of bytes between 4096 and 2^30, "
                                             "not " +
                                             std::to_string(region)};
-    }
-    if (spec.mirror.checksums) {
-        return base::Error{"E_UNSUPPORTED",
-                           describe_device(spec) + "checksums are not kept by this version; leave them out"};
     }
     auto device = std::make_unique<mirror::Mirror>(environment, spec);
     if (auto started = device->start(); !started.ok()) {

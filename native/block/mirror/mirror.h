@@ -11,8 +11,8 @@
 //
 // Files: read_leg.cc what a leg holds · assemble.cc which legs may be served from · start.cc from there to a
 // volume that is served · membership.cc legs come and go · host_requests.cc, mirror_read.cc, mirror_write.cc
-// the host's requests · leg_requests.cc · table.cc, map_writer.cc what the legs carry · resync.cc · scrub.cc
-// · verbs.cc what can be asked of it · status.cc.
+// the host's requests · leg_requests.cc · table.cc, map_writer.cc, sums_io.cc what the legs carry ·
+// examine.cc which leg is right · resync.cc · scrub.cc · verbs.cc what can be asked of it · status.cc.
 //
 // A write is copied before it goes to a leg that does not take it at once (see leg_io.h); with more than 64
 // MiB of those under way it goes out of the host's memory, and then is acknowledged only when a leg that is
@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "block/kinds.h"
+#include "block/mirror/checksums.h"
 #include "block/mirror/extent_lock.h"
 #include "block/mirror/format.h"
 #include "block/mirror/leg_io.h"
@@ -90,6 +91,7 @@ struct Leg {
     std::uint64_t read_errors = 0;
     std::uint64_t write_errors = 0;
     std::uint64_t repaired = 0;
+    std::uint64_t corruptions = 0;  // blocks that did not have their checksum
 
     bool writable() const {
         return state == LegState::up || state == LegState::resyncing || state == LegState::promoting;
@@ -172,8 +174,25 @@ class Mirror final : public Device {
         Buffer* buffer = nullptr;
         Buffer* others[legs_max] = {};  // scrub: what each leg has
         std::uint32_t read_ok = 0;
+        std::uint32_t read_sent = 0;
         Leg* source = nullptr;
+        Op* op = nullptr;                 // of the host, that waits for the examination
+        bool repair = true;               // what is wrong is written
+        bool waits_for_pages = false;     // of checksums
+        std::vector<std::uint8_t> wrong;  // for each block the slots whose legs must be written
+        std::uint64_t different = 0;      // blocks that were not the same everywhere
+        std::uint64_t mended = 0;
+        std::uint64_t hopeless = 0;  // blocks that are corrupt on every leg
         void (Mirror::*ended)(Lane& lane) = nullptr;
+    };
+    // A group of pages of checksums that is being read.
+    struct Load {
+        std::uint64_t group = 0;
+        std::uint64_t epoch = 0;
+        std::uint32_t outstanding = 0;
+        std::uint32_t asked = 0;
+        std::uint32_t ok = 0;
+        Buffer* tables[legs_max] = {};
     };
     struct MirrorTimer : reactor::Timer {
         MirrorTimer(Mirror& owner, Callback fired)
@@ -201,6 +220,8 @@ class Mirror final : public Device {
     std::uint32_t up_count() const;
     void describe_from_legs();
     bool read_only() const { return spec_.read_only; }
+    // Whether something has to be made equal, or its checksums to be found.
+    bool in_doubt() const { return map_.unequal_regions() != 0 && (sums_.enabled() || up_count() > 1); }
 
     // leg_requests.cc
     void ask(Leg& leg, const Wish& wish, Ended ended);
@@ -307,6 +328,26 @@ class Mirror final : public Device {
     void scrub_compare(Lane& lane);
     void scrub_piece_ended(Lane& lane);
 
+    // examine.cc
+    void examine_for(Op& op);
+    void next_examination();
+    void examine(Lane& lane);
+    void examined(Lane& lane);
+    void judge_block(Lane& lane, std::uint64_t at);
+    void mend(Lane& lane);
+    void mend_run(Lane& lane, Leg& leg, std::uint64_t at, std::uint64_t length);
+    void host_examined(Lane& lane);
+
+    // sums_io.cc
+    bool pages_here(Op& op);
+    void load_pages(std::uint64_t offset, std::uint64_t length);
+    void pages_loaded(Load& load);
+    void pages_arrived();
+    void join_sums(Op& op);
+    void schedule_sums();
+    void run_sums();
+    void sums_written();
+
     // verbs.cc
     void detach(Leg& leg, CommandDone done);
     void attach(Leg& leg, bool force, CommandDone done);
@@ -328,6 +369,7 @@ class Mirror final : public Device {
     std::uint64_t start_events_ = 0;  // of the superblock that the volume was started from
     std::optional<Witness> witness_;
     RegionMap map_;
+    Checksums sums_;
     ExtentLock extents_;
 
     bool serving_ = false;
@@ -346,8 +388,12 @@ class Mirror final : public Device {
     OpList parked_;
     OpList waiting_extent_;
     OpList waiting_commit_;
-    OpList joining_;   // wait for the next batch of map pages
-    OpList in_batch_;  // wait for the one under way
+    OpList joining_;        // wait for the next batch of map pages
+    OpList in_batch_;       // wait for the one under way
+    OpList waiting_pages_;  // of checksums, to be read
+    OpList waiting_examination_;
+    OpList joining_sums_;  // wait for the next batch of pages of checksums
+    OpList in_sums_batch_;
     std::uint32_t host_in_flight_ = 0;
     base::Nanoseconds host_seen_ = 0;
     std::deque<LegIo> ios_;
@@ -406,6 +452,18 @@ class Mirror final : public Device {
     std::vector<Repair> repairs_;
     Lane repair_lane_;
 
+    static constexpr std::size_t examinations_max = 4;
+    Lane examinations_[examinations_max];
+    std::vector<std::unique_ptr<Load>> loads_;
+    bool sums_writing_ = false;
+    bool sweep_wants_sums_ = false;
+    bool sums_for_sweep_ = false;  // the batch under way
+    std::uint64_t sums_epoch_ = 0;
+    std::uint32_t sums_outstanding_ = 0;
+    std::vector<std::uint64_t> sums_pages_;  // of the batch under way
+    std::uint64_t hopeless_ = 0;             // blocks found corrupt on every leg
+    base::Nanoseconds corruption_told_ = 0;
+
     struct Scrub {
         bool running = false;
         bool repair = false;
@@ -421,6 +479,8 @@ class Mirror final : public Device {
     std::function<void()> closed_;
     MirrorDeferred changed_;  // the health is another one
     MirrorDeferred batch_start_;
+    MirrorDeferred sums_start_;
+    MirrorDeferred arrived_;
     MirrorTimer sweep_timer_;
     MirrorTimer resync_timer_;
     MirrorTimer retry_timer_;

@@ -1,5 +1,6 @@
 // Reads of a mirror: from the leg that has least to do, and from another one where that fails. What a leg
-// could not read is written back to it from one that could; a leg that refuses that, too, is stale.
+// could not read is written back to it from one that could; a leg that refuses that, too, is stale. With
+// checksums every block that was read is compared with its own, and examined (examine.cc) if it does not fit.
 
 #include <algorithm>
 #include <bit>
@@ -18,6 +19,13 @@ constexpr std::uint64_t repair_piece_bytes = limits::transfer_bytes_max;
 void Mirror::begin_read(Op& op) {
     op.offset = op.above->offset;
     op.length = op.above->length;
+    if (!pages_here(op)) {
+        return;
+    }
+    if (sums_.enabled() && !sums_.all_known(op.offset, op.length)) {
+        examine_for(op);
+        return;
+    }
     Leg* const leg = choose_leg(op.offset, op.length, op.tried);
     if (leg == nullptr) {
         end_op(op, op.failure == Status::ok ? Status::medium_error : op.failure);
@@ -61,12 +69,25 @@ Leg* Mirror::choose_leg(std::uint64_t offset, std::uint64_t length, std::uint32_
 
 void Mirror::read_ended(Op& op, Leg& leg, Status status) {
     op.reading = nullptr;
-    if (status == Status::ok) {
+    const bool lost = !serving_ || (sums_.enabled() && !sums_.has(op.offset, op.length));
+    const bool fits = status == Status::ok &&
+                      (!sums_.enabled() || (!lost && sums_.fits(op.offset, {op.data(), op.length})));
+    if (fits) {
         end_op(op, Status::ok);
         return;
     }
     if (op.cancelled) {
         end_op(op, Status::aborted);
+        return;
+    }
+    if (sums_.enabled() && !lost && status != Status::gone) {
+        // Corrupt, or a write came between: with the range locked it will be seen.
+        leg.read_errors += status != Status::ok ? 1 : 0;
+        examine_for(op);
+        return;
+    }
+    if (status == Status::ok) {
+        begin(op);
         return;
     }
     if (leg.state == LegState::up) {

@@ -45,6 +45,9 @@ void Mirror::extent_held(Op& op) {
         park_or_fail(op);
         return;
     }
+    if (!pages_here(op)) {
+        return;
+    }
     op.regions = map_.range_of(op.offset, op.length);
     op.counted = true;
     const std::uint32_t stale = stale_mask();
@@ -78,6 +81,16 @@ void Mirror::send_change(Op& op) {
     op.failure = Status::ok;
     Buffer* buffer = nullptr;
     op.outstanding = 1;
+    if (sums_.enabled()) {
+        if (above.action == Action::write) {
+            sums_.set_data(op.offset, {op.data(), op.length});
+        } else {
+            sums_.set_zeroes(op.offset, op.length);
+        }
+        if (above.force_unit_access) {
+            join_sums(op);
+        }
+    }
     for (std::uint32_t left = targets; left != 0; left &= left - 1) {
         const auto slot = static_cast<std::uint32_t>(std::countr_zero(left));
         Leg* const leg = leg_of_slot(slot);
@@ -118,6 +131,9 @@ void Mirror::begin_flush(Op& op) {
     op.sent = op.ok = op.alive_failures = 0;
     op.failure = Status::ok;
     op.outstanding = 1;
+    if (sums_.enabled()) {
+        join_sums(op);
+    }
     for (std::uint32_t left = writable_mask(); left != 0; left &= left - 1) {
         Leg* const leg = leg_of_slot(static_cast<std::uint32_t>(std::countr_zero(left)));
         if (leg == nullptr || !leg->writable()) {
@@ -199,10 +215,13 @@ bool Mirror::judge_failures(Op& op) {
         for (std::uint32_t i = op.regions.first; i <= op.regions.last; ++i) {
             map_.set_missing(i, others);
             disturb_region(i);
-            if (up_count() > 1) {
+            if (up_count() > 1 || sums_.enabled()) {
                 map_.set_unequal(i);
                 map_.at(i).clear(RegionMap::failed);
             }
+        }
+        if (sums_.enabled()) {
+            sums_.forget(op.offset, op.length);
         }
         kick_resync();
     }

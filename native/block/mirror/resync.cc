@@ -43,6 +43,10 @@ void Mirror::start_piece(Lane& lane) {
 
 void Mirror::copy_piece(Lane& lane) {
     lane.targets &= writable_mask();
+    if (sums_.enabled()) {
+        examine(lane);
+        return;
+    }
     Leg* const source = serving_ && lane.epoch == epoch_ && lane.targets != 0
                             ? choose_leg(lane.offset, lane.length, lane.tried | lane.targets)
                             : nullptr;
@@ -109,6 +113,12 @@ void Mirror::lane_done(Lane& lane) {
         buffers_.release(*lane.buffer);
         lane.buffer = nullptr;
     }
+    for (Buffer*& buffer : lane.others) {
+        if (buffer != nullptr) {
+            buffers_.release(*buffer);
+            buffer = nullptr;
+        }
+    }
     extents_.release(lane.hold);
     lane.busy = false;
     (this->*lane.ended)(lane);
@@ -123,13 +133,13 @@ std::uint32_t Mirror::needs(std::uint32_t region) const {
     const RegionMap::Region& at = map_.at(region);
     std::uint32_t targets = at.missing() & mask_of(LegState::resyncing);
     if (at.has(RegionMap::unequal) && source_ != nullptr) {
-        targets |= mask_of(LegState::up) & ~source_->bit();
+        targets |= mask_of(LegState::up) & ~(sums_.enabled() ? 0 : source_->bit());
     }
     return targets;
 }
 
 std::uint64_t Mirror::resync_left() const {
-    std::uint64_t regions = up_count() > 1 ? map_.unequal_regions() : 0;
+    std::uint64_t regions = in_doubt() ? map_.unequal_regions() : 0;
     for (const auto& leg : legs_) {
         const bool coming = leg->state == LegState::joining || leg->state == LegState::resyncing;
         regions += coming && leg->slot >= 0 ? map_.missing_regions(static_cast<std::uint32_t>(leg->slot)) : 0;
@@ -153,7 +163,7 @@ void Mirror::kick_resync() {
 }
 
 bool Mirror::next_region() {
-    bool any = map_.unequal_regions() != 0 && up_count() > 1;
+    bool any = in_doubt();
     for (const auto& leg : legs_) {
         any = any || (leg->state == LegState::resyncing &&
                       map_.missing_regions(static_cast<std::uint32_t>(leg->slot)) != 0);

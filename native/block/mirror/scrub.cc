@@ -1,10 +1,11 @@
 // The scrub: compares all legs that are up, piece by piece with the range locked, counts the blocks that
 // differ and, if asked to, makes them equal: to what most legs have, or else to the first leg. The order of
-// legs in the table decides between two.
+// legs in the table decides between two. With checksums these say who is right, see examine.cc.
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "block/mirror/mirror.h"
 
@@ -49,7 +50,7 @@ void Mirror::scrub_step() {
     lane.busy = true;
     lane.offset = scrub_.offset;
     lane.length = std::min(piece_bytes, geometry_.data_bytes - scrub_.offset);
-    lane.failed = lane.read_ok = 0;
+    lane.failed = lane.read_ok = lane.targets = 0;
     lane.epoch = epoch_;
     lane.begun = environment_.reactor.now();
     lane.ended = &Mirror::scrub_piece_ended;
@@ -67,6 +68,11 @@ void Mirror::scrub_read(Lane& lane) {
     bool skip = !serving_ || lane.epoch != epoch_;
     for (std::uint32_t i = range.first; i <= range.last && !skip; ++i) {
         skip = map_.at(i).has(RegionMap::unequal);  // the resync is about to make it equal
+    }
+    if (sums_.enabled() && !skip) {
+        lane.repair = scrub_.repair;
+        examine(lane);
+        return;
     }
     lane.outstanding = 1;
     for (std::uint32_t slot = 0; slot < legs_max && !skip; ++slot) {
@@ -172,12 +178,8 @@ void Mirror::scrub_compare(Lane& lane) {
 }
 
 void Mirror::scrub_piece_ended(Lane& lane) {
-    for (Buffer*& buffer : lane.others) {
-        if (buffer != nullptr) {
-            buffers_.release(*buffer);
-            buffer = nullptr;
-        }
-    }
+    scrub_.differences += std::exchange(lane.different, 0);
+    scrub_.repaired += std::exchange(lane.mended, 0);
     scrub_.offset += lane.length;
     const base::Nanoseconds now = environment_.reactor.now();
     base::Nanoseconds next = now;

@@ -44,6 +44,7 @@ void Mirror::try_create() {
     }
     geometry_ = geometry;
     map_.reset(geometry_);
+    sums_.reset(geometry_);
     table_ = commit_table_ = {};
     events_ = commit_id_ = start_events_ = 0;
     std::uint32_t slot = 0;
@@ -132,6 +133,12 @@ void Mirror::maps_read() {
         lose("the map of no leg can be read");
         return;
     }
+    // Where a leg that is up was being copied to, its checksums are not those of its data.
+    for (std::uint32_t region = 0; region < map_.count() && geometry_.checksums; ++region) {
+        if ((map_.at(region).missing() & up) != 0) {
+            map_.set_unequal(region);
+        }
+    }
     // What the map says of legs that are up is from a time before; stale ones miss whatever was under way.
     map_.forget_missing(up);
     for (std::uint32_t page = 0; page < map_.pages() && ever_served_; ++page) {
@@ -139,7 +146,7 @@ void Mirror::maps_read() {
     }
     map_.miss_intents(stale_mask());
     for (std::uint32_t region = 0; region < map_.count(); ++region) {
-        if (map_.at(region).intent() && std::popcount(up) > 1) {
+        if (map_.at(region).intent() && (std::popcount(up) > 1 || geometry_.checksums)) {
             map_.set_unequal(region);
         }
     }
@@ -172,6 +179,16 @@ void Mirror::serve() {
     description.block_bytes = geometry_.block_bytes;
     set_description(description);
     describe_from_legs();
+    for (std::uint32_t region = 0; region < map_.count(); ++region) {
+        if (map_.at(region).intent()) {
+            map_.at(region).set(RegionMap::settled);  // the map was just written to all legs that are up
+        }
+    }
+    if (spec_.mirror.checksums != geometry_.checksums && environment_.log) {
+        environment_.log("warning", "mirror",
+                         name() + ": the volume was made " + (geometry_.checksums ? "with" : "without") +
+                             " checksums; that cannot be changed, and what the configuration says is not so");
+    }
     std::vector<Leg*> others;
     for (const auto& leg : legs_) {
         if (leg->state == LegState::up) {

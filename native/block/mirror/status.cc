@@ -65,7 +65,7 @@ Device::Health Mirror::health() const {
                       (leg->reason.empty() ? "" : ": " + leg->reason);
         }
     }
-    if (resyncing || (map_.unequal_regions() != 0 && up_count() > 1)) {
+    if (resyncing || in_doubt()) {
         return {"resyncing", reason.empty() ? "regions that were being written are made equal" : reason};
     }
     return {degraded ? "degraded" : "ok", reason};
@@ -92,6 +92,9 @@ void Mirror::tell(Details& details) const {
     details.emplace_back("scrub.checked_bytes", scrub_.offset);
     details.emplace_back("scrub.different_blocks", scrub_.differences);
     details.emplace_back("scrub.repaired_blocks", scrub_.repaired);
+    details.emplace_back("checksums", std::string(geometry_.checksums ? "yes" : "no"));
+    details.emplace_back("checksums.unwritten_pages", sums_.dirty_pages() + (sums_writing_ ? 1 : 0));
+    details.emplace_back("checksums.lost_blocks", hopeless_);
     for (const auto& leg : legs_) {
         const std::string prefix = "leg." + leg->name + ".";
         details.emplace_back(prefix + "state", std::string(leg->detached ? "detached" : name_of(leg->state)));
@@ -108,6 +111,7 @@ void Mirror::tell(Details& details) const {
         details.emplace_back(prefix + "read_errors", leg->read_errors);
         details.emplace_back(prefix + "write_errors", leg->write_errors);
         details.emplace_back(prefix + "repaired", leg->repaired);
+        details.emplace_back(prefix + "corruptions", leg->corruptions);
     }
 }
 

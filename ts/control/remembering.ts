@@ -3,6 +3,7 @@
 
 import { randomUUID } from "node:crypto";
 import type { Identities } from "../config/complete.js";
+import { toKeelError } from "../model/errors.js";
 import { namespaceKey } from "../model/ids.js";
 import { isJsonObject, type JsonObject, sameJson } from "../model/json.js";
 import type { KnownFacts, State } from "../model/state.js";
@@ -10,6 +11,7 @@ import { isServing } from "../model/status.js";
 import type { NativeEngine } from "../native/addon.js";
 import { mediumKey, remembered } from "../recovery/media.js";
 import type { DurableDirectory } from "./durable-directory.js";
+import type { Log } from "./log.js";
 
 /** Whatever hosts may see gets an identity that is never derived again. */
 export async function rememberIdentities(directory: DurableDirectory, state: State): Promise<void> {
@@ -61,4 +63,19 @@ export async function rememberMedia(
   // Devices that could not be made yet keep what is known of them.
   const next = remembered(media, [...actual.devices, ...desired.devices], seen);
   if (next !== media) await directory.writeMedia(next);
+}
+
+/** Write protection ends with its namespace. */
+export async function forgetProtections(
+  directory: DurableDirectory,
+  desired: State,
+  log: Log,
+): Promise<void> {
+  const present = new Map<string, string>();
+  for (const { nqn, namespaces } of desired.subsystems) {
+    for (const { nsid, nguid } of namespaces) present.set(namespaceKey(nqn, nsid), nguid);
+  }
+  await directory
+    .forgetProtections((key, nguid) => present.get(key) === nguid)
+    .catch((error: unknown) => log.error({}, toKeelError(error).message));
 }

@@ -1,101 +1,46 @@
-// The server: owns the engine, takes one change at a time, makes each durable, and reconciles.
-//
-// A change goes: document → checks → plan → recorded (with what held before) → carried out → recorded as done. Killed
-// in between, the next start finds the record: it carries the change out, or falls back to what held before if that
-// is impossible. A change that fails is undone and its record taken back. So after any kill there is the old
-// configuration or the new one.
+// The server: owns the engine and its parts, starts with what the file and the recorded changes say, goes on with what a
+// predecessor left, and leaves everything to a successor. What changes while it runs: changes.ts.
 
 import { performance } from "node:perf_hooks";
-import { type Context, complete, completeSettings } from "../config/complete.js";
-import { dataLost, describeStep, diff, type Step, unchangedCount } from "../config/diff.js";
 import { type Loaded, parseDocument } from "../config/load.js";
 import { isMigrating } from "../config/volume-edit.js";
-import { KeelError, toKeelError } from "../model/errors.js";
-import { namespaceKey } from "../model/ids.js";
-import { type JsonObject, sameJson, toJson } from "../model/json.js";
-import type { Desired, LogLevel, Settings } from "../model/state.js";
+import { toKeelError } from "../model/errors.js";
+import { type JsonObject, sameJson } from "../model/json.js";
+import type { Desired } from "../model/state.js";
 import type { ServerStatus } from "../model/status.js";
-import type { Adoption, EngineEvent, LastPdus, NativeEngine, Takeover } from "../native/addon.js";
-import { type Change, changeableSections, changesBetween, mergeChanges } from "../recovery/changes.js";
+import type { Adoption, EngineEvent, LastPdus, Takeover } from "../native/addon.js";
+import { type Change, mergeChanges } from "../recovery/changes.js";
 import { formatKept, keptConfigurationName } from "../recovery/kept-configuration.js";
-import { knownFacts, mediumKey } from "../recovery/media.js";
 import { encodePrepared } from "../recovery/prepared.js";
-import { admit } from "./admission.js";
+import { type ChangeOptions, type ChangeResult, Changes } from "./changes.js";
 import { withDeadline } from "./deadline.js";
 import { DurableDirectory } from "./durable-directory.js";
+import { EngineEvents } from "./engine-events.js";
 import { EventRing } from "./events.js";
 import { type GoneOn, reconcilerFor } from "./going-on.js";
 import { Jobs } from "./jobs.js";
-import type { Log } from "./log.js";
 import type { Reconciler } from "./reconciler.js";
-import { nameVolumes, rememberIdentities, rememberMedia } from "./remembering.js";
+import { forgetProtections, nameVolumes, rememberIdentities } from "./remembering.js";
 import { serverStatus } from "./report.js";
+import type { ServerParts } from "./server-parts.js";
 import { Volumes } from "./volumes.js";
+import { Wanted } from "./wanted.js";
 
-const retryMs = 2_000;
 const aliveMs = 1_000;
-/** How long a change waits for a device on another machine. */
-const readyMs = 20_000;
-const prepareDeadlineMs = 30_000;
-const commandDeadlineMs = 60_000;
 const statusDeadlineMs = 5_000;
 const stopDeadlineMs = 10_000;
-
-export type ServerParts = {
-  readonly engine: NativeEngine;
-  readonly directory: DurableDirectory;
-  readonly log: Log;
-  readonly context: Omit<Context, "identities">;
-  readonly version: string;
-  /** Of the program's files; null: not known. */
-  readonly build: string | null;
-  /** What the engine was laid out by, and the document that says so. */
-  readonly settings: Settings;
-  readonly layout: JsonObject;
-  /** The file that the configuration came from, and how to read it again; null: built-in defaults. */
-  readonly configFile: string | null;
-  readonly setLogLevel: (level: LogLevel) => void;
-};
-
-export type ChangeOptions = {
-  readonly dryRun: boolean;
-  readonly allowDataLoss: boolean;
-  /** Devices whose new medium has the content of the old one: whoever uses them goes on. */
-  readonly inPlace?: readonly string[];
-};
-export type ChangeResult = {
-  readonly applied: boolean;
-  /** One line per step, as people read them. */
-  readonly steps: string[];
-  readonly unchanged: number;
-  /** What the steps destroy for good. */
-  readonly lost: string[];
-  /** Keys that take effect at the next start only. */
-  readonly needsRestart: string[];
-};
-
-/** Where a device's content is copied from and to is decided by the copying alone. */
-function refuseMigrating(steps: readonly Step[]): void {
-  const ends = steps.find((step) => step.type === "end-migration" && step.how === "commit");
-  if (ends?.type !== "end-migration") return;
-  throw new KeelError("E_BUSY", `device "${ends.device.name}" is being copied to another place`, {
-    fix: "keel jobs shows how far it is; wait for its end, or cancel it",
-  });
-}
 
 export class Server {
   private readonly parts: ServerParts;
   private readonly gone: GoneOn | null;
+  private readonly wanted: Wanted;
   private readonly reconciler: Reconciler;
   private readonly events = new EventRing();
+  private readonly changes: Changes;
+  private readonly engineEvents: EngineEvents;
   private readonly jobs: Jobs;
   readonly volumes: Volumes;
   private readonly startedMs = Date.now();
-  private file: Loaded;
-  private raw: JsonObject;
-  private desired: Desired;
-  private queue: Promise<unknown> = Promise.resolve();
-  private retry: NodeJS.Timeout | null = null;
   private stopping = false;
   private kept = false;
   /** A planned restart was asked for: the successor is to read the file. */
@@ -107,16 +52,23 @@ export class Server {
   constructor(parts: ServerParts, file: Loaded, gone: GoneOn | null) {
     this.parts = parts;
     this.gone = gone;
-    this.file = file;
-    this.raw = file.raw;
-    this.desired = this.complete(file);
+    this.wanted = new Wanted(parts, file);
     const { directory } = parts;
     this.reconciler = gone?.reconciler ?? reconcilerFor(parts.engine, directory, parts.log);
+    this.changes = new Changes(parts, this.wanted, this.reconciler, this.events, () =>
+      this.leaveConfiguration(),
+    );
+    this.engineEvents = new EngineEvents(parts, this.events, {
+      desired: () => this.wanted.desired.state,
+      stopping: () => this.stopping,
+      restartFailed: (reason) => this.restartFailed(reason),
+      deviceChanged: () => this.deviceChanged(),
+    });
     this.jobs = new Jobs({
       directory,
       log: parts.log,
       devices: async () => (await this.status()).devices,
-      isMigrating: (device) => isMigrating(this.raw, device),
+      isMigrating: (device) => isMigrating(this.wanted.raw, device),
       finishMigration: (device) => this.volumes.finishMigration(device),
       abandonMigration: (device, why) => this.volumes.abandonMigration(device, why),
       startScrub: (device, repair) => this.volumes.startScrub(device, repair),
@@ -124,22 +76,42 @@ export class Server {
     this.volumes = new Volumes({
       engine: parts.engine,
       jobs: this.jobs,
-      configuration: () => this.raw,
-      change: (edit, options) => this.change(edit, options),
-      settle: (edit, prepare) => this.settle(edit, prepare),
-      command: (device, verb, given) => this.command(device, verb, given),
+      configuration: () => this.wanted.raw,
+      change: (edit, options) => this.changes.change(edit, options),
+      settle: (edit, prepare) => this.changes.settle(edit, prepare),
+      command: (device, verb, given) => this.changes.command(device, verb, given),
       volumeOf: (device) =>
         this.reconciler.actual.devices.find(({ name }) => name === device)?.mirror?.volume ?? null,
-      forgetMedium: (device) => this.forgetMedium(device),
+      forgetMedium: (device) => this.changes.forgetMedium(device),
     });
   }
 
   get configuration(): JsonObject {
-    return this.raw;
+    return this.wanted.raw;
   }
 
   get settings(): Desired["settings"] {
-    return this.desired.settings;
+    return this.wanted.desired.settings;
+  }
+
+  /** `edit` answers the document as it should be, from a copy that it may change. */
+  change(edit: (raw: JsonObject) => JsonObject, options: ChangeOptions): Promise<ChangeResult> {
+    return this.changes.change(edit, options);
+  }
+
+  /** The document as a whole: what it does not name is removed. */
+  apply(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
+    return this.changes.apply(raw, options);
+  }
+
+  /** The configuration file again, after somebody edited it. `read` throws if it has faults: then all stays. */
+  reload(read: () => Loaded): Promise<ChangeResult> {
+    return this.changes.reload(read);
+  }
+
+  /** Looks at a medium again that was grown or shrunk outside. Answers the new size. */
+  rescan(device: string): Promise<bigint> {
+    return this.changes.rescan(device);
   }
 
   /**
@@ -159,9 +131,9 @@ export class Server {
     if (record.previous !== null || !sameJson(kept, record.changes)) {
       await directory.writeChanges({ changes: kept, previous: null });
     }
-    await rememberIdentities(this.parts.directory, this.desired.state);
-    await this.rememberMedia();
-    await this.forgetProtections();
+    await rememberIdentities(this.parts.directory, this.wanted.desired.state);
+    await this.changes.rememberMedia();
+    await forgetProtections(directory, this.wanted.desired.state, this.parts.log);
     await this.continueGeneration(takeover);
     this.kept = takeover.kept;
     await this.leaveConfiguration();
@@ -169,7 +141,7 @@ export class Server {
     await this.jobs.resume(
       this.reconciler.actual.devices.filter(({ kind }) => kind === "migration").map(({ name }) => name),
     );
-    this.scheduleRetry();
+    this.changes.scheduleRetry();
   }
 
   private reportAdoption(takeover: Takeover, adoption: Adoption): void {
@@ -197,9 +169,9 @@ export class Server {
     if (!this.kept) return;
     const { readAgain } = this;
     const { build, settings, layout } = this.parts;
-    const { state, logLevel } = this.desired;
-    const file = this.file.raw;
-    const changes = changesBetween(file, this.raw);
+    const { state, logLevel } = this.wanted.desired;
+    const file = this.wanted.file.raw;
+    const changes = this.wanted.changes(this.wanted.raw);
     const prepared =
       readAgain || build === null ? null : encodePrepared({ build, settings, logLevel, state, changes });
     await this.parts.engine.storeText(
@@ -224,10 +196,10 @@ export class Server {
   private async finish(changes: readonly Change[]): Promise<readonly Change[] | null> {
     const { log, context } = this.parts;
     try {
-      const merge = mergeChanges(this.file.raw, changes);
+      const merge = mergeChanges(this.wanted.file.raw, changes);
       const loaded = parseDocument(merge.raw, context.node);
-      await this.reconciler.strict(this.complete(loaded).state, { readyMs: 0 });
-      this.adopt(loaded);
+      await this.reconciler.strict(this.wanted.complete(loaded).state, { readyMs: 0 });
+      this.wanted.adopt(loaded);
       log.info({}, "the change that was under way when the server ended has been finished");
       return merge.kept;
     } catch (thrown) {
@@ -242,7 +214,7 @@ export class Server {
 
   private async bringUp(changes: readonly Change[]): Promise<readonly Change[]> {
     const { log } = this.parts;
-    const merge = mergeChanges(this.file.raw, changes);
+    const merge = mergeChanges(this.wanted.file.raw, changes);
     await nameVolumes(this.parts.directory, merge.raw);
     for (const { object } of merge.dropped) {
       log.warn(
@@ -261,272 +233,12 @@ export class Server {
         { objects },
         `changes made at run time do not fit the configuration file any more and are dropped: ${toKeelError(thrown).message}`,
       );
-      loaded = this.file;
+      loaded = this.wanted.file;
       kept = [];
     }
-    this.adopt(loaded);
-    await this.reconciler.lenient(this.desired.state);
+    this.wanted.adopt(loaded);
+    await this.reconciler.lenient(this.wanted.desired.state);
     return kept;
-  }
-
-  /** Reads as: from now on this is wanted. */
-  private adopt(loaded: Loaded): void {
-    this.raw = loaded.raw;
-    this.desired = this.complete(loaded);
-    this.parts.setLogLevel(this.desired.logLevel);
-  }
-
-  /** What the document asks for, with the layout that this process has: its node name decides default NQNs. */
-  private complete({ document }: Loaded): Desired {
-    const { context, directory, settings } = this.parts;
-    const { identities } = directory;
-    return { ...complete({ ...document, node: settings.node }, { ...context, identities }), settings };
-  }
-
-  /** Write protection ends with its namespace. */
-  private async forgetProtections(): Promise<void> {
-    const { directory, log } = this.parts;
-    const present = new Map<string, string>();
-    for (const { nqn, namespaces } of this.desired.state.subsystems) {
-      for (const { nsid, nguid } of namespaces) present.set(namespaceKey(nqn, nsid), nguid);
-    }
-    await directory
-      .forgetProtections((key, nguid) => present.get(key) === nguid)
-      .catch((error: unknown) => log.error({}, toKeelError(error).message));
-  }
-
-  /** A host is answered, and what it asked for holds, once it is on the disk. */
-  private async keepProtection(event: EngineEvent & { type: "write-protection" }): Promise<void> {
-    const { engine, directory, log } = this.parts;
-    const { request, subsystem, nsid, nguid, state } = event;
-    const what = `${subsystem} namespace ${nsid}: write protection ${state === 0 ? "taken away" : "set"} by a host`;
-    try {
-      await directory.protect(namespaceKey(subsystem, nsid), nguid, state);
-      engine.admit(request, true, "");
-      this.events.add("info", what);
-    } catch (thrown) {
-      const reason = toKeelError(thrown).message;
-      engine.admit(request, false, reason);
-      log.error({ area: "host" }, `${what}, which cannot be kept: ${reason}`);
-    }
-  }
-
-  private async rememberMedia(): Promise<void> {
-    const { directory, engine, log } = this.parts;
-    try {
-      await rememberMedia(directory, engine, this.reconciler.actual, this.desired.state);
-    } catch (thrown) {
-      log.error({}, `what was found out about media is not recorded: ${toKeelError(thrown).message}`);
-    }
-  }
-
-  /** One change at a time; whoever comes later waits for whoever came first. */
-  private inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
-    const next = this.queue.then(() => {
-      if (this.stopping) throw new KeelError("E_STOPPED", "the server is stopping");
-      return work();
-    });
-    this.queue = next.catch(() => undefined);
-    return next;
-  }
-
-  /** `edit` answers the document as it should be, from a copy that it may change. */
-  change(edit: (raw: JsonObject) => JsonObject, options: ChangeOptions): Promise<ChangeResult> {
-    return this.inTurn(() => this.changeNow(edit(structuredClone(this.raw)), options));
-  }
-
-  /** The document as a whole: what it does not name is removed. */
-  apply(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
-    return this.inTurn(async () => {
-      const merged: JsonObject = {};
-      for (const [key, value] of Object.entries(this.raw)) {
-        if (!changeableSections.includes(key)) merged[key] = value;
-      }
-      for (const [key, value] of Object.entries(raw)) {
-        if (changeableSections.includes(key)) merged[key] = value;
-      }
-      // Faults in the other keys are faults too, although they take effect later.
-      const given = parseDocument(raw, this.desired.settings.node);
-      const needsRestart = this.needRestart(given);
-      return { ...(await this.changeNow(merged, options)), needsRestart };
-    });
-  }
-
-  /** The configuration file again, after somebody edited it. `read` throws if it has faults: then all stays. */
-  reload(read: () => Loaded): Promise<ChangeResult> {
-    return this.inTurn(async () => {
-      const file = read();
-      const merge = mergeChanges(file.raw, this.parts.directory.changes.changes);
-      for (const { object } of merge.dropped)
-        this.parts.log.warn({ object }, `${object}: the edited file holds`);
-      const before = this.file;
-      this.file = file;
-      try {
-        const needsRestart = this.needRestart(file);
-        const result = await this.changeNow(merge.raw, { dryRun: false, allowDataLoss: false });
-        return { ...result, needsRestart };
-      } catch (thrown) {
-        this.file = before;
-        throw thrown;
-      }
-    });
-  }
-
-  /** What the document says about the layout and this process does not have. */
-  private needRestart({ document }: Loaded): string[] {
-    const { context, settings: now } = this.parts;
-    const settings = completeSettings(document, document.node ?? context.node, context.paths);
-    const limits = (Object.keys(now.limits) as (keyof typeof now.limits)[])
-      .filter((key) => now.limits[key] !== settings.limits[key])
-      .map((key) => `limits.${key}`);
-    const others = (["node", "stateDirectory", "rpcSocket", "httpListen"] as const).filter(
-      (key) => toJson(now[key]) !== toJson(settings[key]),
-    );
-    return [...others, ...limits];
-  }
-
-  private async changeNow(raw: JsonObject, options: ChangeOptions): Promise<ChangeResult> {
-    const { directory } = this.parts;
-    const loaded = parseDocument(raw, this.desired.settings.node);
-    if (!options.dryRun) await nameVolumes(this.parts.directory, this.raw, raw);
-    const next = this.complete(loaded);
-    const inPlace = new Set(options.inPlace ?? []);
-    const steps = diff(this.reconciler.actual, next.state, inPlace);
-    refuseMigrating(steps);
-    const lost = steps.map(dataLost).filter((text) => text !== null);
-    const result: ChangeResult = {
-      applied: !options.dryRun,
-      steps: steps.map(describeStep),
-      unchanged: unchangedCount(next.state, steps),
-      lost,
-      needsRestart: [],
-    };
-    if (options.dryRun) return result;
-    if (lost.length > 0 && !options.allowDataLoss) {
-      throw new KeelError("E_DATA_LOSS", `this would destroy ${lost.join(" and ")}`);
-    }
-
-    const before = directory.changes.changes;
-    const changes = changesBetween(this.file.raw, raw);
-    await rememberIdentities(this.parts.directory, next.state);
-    if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: before });
-    try {
-      await this.reconciler.strict(next.state, { inPlace, readyMs });
-    } catch (thrown) {
-      await directory.writeChanges({ changes: before, previous: null }).catch((error: unknown) => {
-        this.parts.log.error({}, `the record of a failed change stays: ${toKeelError(error).message}`);
-      });
-      this.scheduleRetry();
-      throw thrown;
-    }
-    this.adopt(loaded);
-    if (!sameJson(changes, before)) await directory.writeChanges({ changes, previous: null });
-    await this.leaveConfiguration();
-    await this.forgetProtections();
-    this.report(steps);
-    await nameVolumes(this.parts.directory, raw);
-    await this.rememberMedia();
-    this.scheduleRetry();
-    return result;
-  }
-
-  /**
-   * A change that is true from one moment on: prepared, recorded without a way back, then carried out. What fails of it
-   * after the record is tried again, as at a start.
-   */
-  private settle(edit: (raw: JsonObject) => JsonObject, prepare: () => Promise<void>): Promise<ChangeResult> {
-    return this.inTurn(async () => {
-      const { directory } = this.parts;
-      const raw = edit(structuredClone(this.raw));
-      const loaded = parseDocument(raw, this.desired.settings.node);
-      const next = this.complete(loaded);
-      const planned = diff(this.reconciler.actual, next.state);
-      // Hosts wait from here to the record's end: a directory that cannot be written is found out before.
-      await directory.writeChanges(directory.changes);
-      await withDeadline(prepare(), prepareDeadlineMs, "holding requests back");
-      await directory.writeChanges({ changes: changesBetween(this.file.raw, raw), previous: null });
-      this.adopt(loaded);
-      this.report(await this.reconciler.lenient(next.state));
-      await this.leaveConfiguration();
-      await this.rememberMedia();
-      this.scheduleRetry();
-      return { applied: true, steps: planned.map(describeStep), unchanged: 0, lost: [], needsRestart: [] };
-    });
-  }
-
-  private command(device: string, verb: string, given: Record<string, string>): Promise<void> {
-    return this.inTurn(async () => {
-      if (!this.reconciler.actual.devices.some(({ name }) => name === device))
-        throw new KeelError("E_NOT_FOUND", `there is no device "${device}"`);
-      const what = `device ${device}: ${verb.replaceAll("_", " ")}`;
-      await withDeadline(this.parts.engine.deviceCommand(device, verb, given), commandDeadlineMs, what);
-      const text = `${what} ${Object.values(given).join(" ")}`.trimEnd();
-      this.events.add("info", text);
-      this.parts.log.info({ area: "config", device }, text);
-    });
-  }
-
-  /** The next medium that is found is taken whatever it is, if it has the size: who uses the device counts on that. */
-  private forgetMedium(device: string): Promise<void> {
-    return this.inTurn(async () => {
-      const { directory } = this.parts;
-      const wanted = this.desired.state.devices.find(({ name }) => name === device);
-      const key = wanted === undefined ? null : mediumKey(wanted);
-      if (wanted === undefined || key === null)
-        throw new KeelError("E_UNSUPPORTED", `nothing is remembered of the medium of device "${device}"`);
-      const before = directory.media;
-      const facts = knownFacts(before, wanted);
-      if (facts !== null) await directory.writeMedia({ ...before, [key]: { ...facts, identity: "" } });
-      try {
-        await this.reconciler.again(wanted);
-      } catch (thrown) {
-        await directory.writeMedia(before);
-        throw thrown;
-      }
-      await this.rememberMedia();
-    });
-  }
-
-  private report(steps: readonly Step[]): void {
-    for (const step of steps) {
-      const text = describeStep(step).replaceAll(/ {2,}/g, " ");
-      this.events.add("info", text);
-      this.parts.log.info({ area: "config" }, text);
-    }
-  }
-
-  /** While something waits, it is tried again; otherwise there is no timer. */
-  private scheduleRetry(afterMs: number = retryMs): void {
-    const behind =
-      this.reconciler.waiting.size > 0 || diff(this.reconciler.actual, this.desired.state).length > 0;
-    if (!behind || this.stopping) return;
-    if (this.retry !== null) {
-      if (afterMs > 0) return;
-      clearTimeout(this.retry);
-    }
-    this.retry = setTimeout(() => {
-      this.retry = null;
-      this.inTurn(() => this.reconciler.lenient(this.desired.state))
-        .then((steps) => this.report(steps))
-        .then(() => this.rememberMedia())
-        .catch((error: unknown) => this.parts.log.warn({}, toKeelError(error).message))
-        .finally(() => this.scheduleRetry());
-    }, afterMs);
-    this.retry.unref();
-  }
-
-  /** Looks at a medium again that was grown or shrunk outside. Answers the new size. */
-  rescan(device: string): Promise<bigint> {
-    return this.inTurn(async () => {
-      if (!this.reconciler.actual.devices.some(({ name }) => name === device)) {
-        throw new KeelError("E_NOT_FOUND", `there is no device "${device}"`);
-      }
-      try {
-        return await this.parts.engine.resizeDevice(device, null);
-      } catch (thrown) {
-        throw toKeelError(thrown);
-      }
-    });
   }
 
   async disconnect(hostNqn: string, subsystem: string | null): Promise<number> {
@@ -549,7 +261,7 @@ export class Server {
       startedMs: this.startedMs,
       nowMs: Date.now(),
       configFile: this.parts.configFile,
-      changedAtRunTime: changesBetween(this.file.raw, this.raw).map(({ object }) => object),
+      changedAtRunTime: this.wanted.changes(this.wanted.raw).map(({ object }) => object),
       keeper,
       restarts,
       restartFailure: this.restartFailure,
@@ -562,7 +274,7 @@ export class Server {
     };
     return serverStatus(
       engine,
-      this.desired,
+      this.wanted.desired,
       this.reconciler.actual,
       this.reconciler.waiting,
       facts,
@@ -572,79 +284,27 @@ export class Server {
 
   /** What the engine says, in order, on the main thread. */
   onEvent(event: EngineEvent): void {
-    const { log, engine, directory } = this.parts;
-    switch (event.type) {
-      case "connect": {
-        const decision = this.stopping
-          ? { allow: false, reason: "the server is stopping" }
-          : admit(this.desired.state, event);
-        engine.admit(event.request, decision.allow, decision.reason);
-        if (!decision.allow) {
-          this.events.add("warn", `${event.hostNqn} refused at ${event.subsystem}: ${decision.reason}`);
-          log.warn(
-            { host: event.hostNqn, subsystem: event.subsystem, peer: event.peerAddress },
-            `host refused: ${decision.reason}`,
-          );
-        }
-        return;
-      }
-      case "write-protection":
-        void this.keepProtection(event);
-        return;
-      case "log":
-        log[event.level]({ area: event.area }, event.message);
-        return;
-      case "controller": {
-        const text = `${event.hostNqn} ${event.change} ${event.change === "connected" ? "to" : "from"} ${event.subsystem}`;
-        this.events.add("info", event.reason === "" ? text : `${text}: ${event.reason}`);
-        log.info({ area: "host", cntlid: event.cntlid, reason: event.reason }, text);
-        return;
-      }
-      case "discovery-generation":
-        directory.reserveGeneration(event.generation).catch((error: unknown) => {
-          log.error({}, `the discovery generation counter is not durable: ${toKeelError(error).message}`);
-        });
-        return;
-      case "restart-failed":
-        this.restartFailure = { timeMs: Date.now(), reason: event.reason };
-        this.readAgain = false;
-        this.leaveConfiguration().catch((error: unknown) => log.error({}, toKeelError(error).message));
-        this.events.add("error", `restart failed: ${event.reason}`);
-        log.error(
-          { area: "restart", code: "E_RESTART_FAILED" },
-          `the new server did not start: ${event.reason}`,
-        );
-        return;
-      case "device":
-        this.deviceChanged();
-        this.events.add(
-          event.state === "ok" ? "info" : "warn",
-          `device ${event.device}: ${event.state} ${event.reason}`.trimEnd(),
-        );
-        log.warn(
-          { device: event.device, state: event.state },
-          `device ${event.device}: ${event.state} ${event.reason}`.trimEnd(),
-        );
-    }
+    this.engineEvents.take(event);
   }
 
-  /** What waited for it is tried at once; what it is now is recorded. */
+  private restartFailed(reason: string): void {
+    this.restartFailure = { timeMs: Date.now(), reason };
+    this.readAgain = false;
+    this.leaveConfiguration().catch((error: unknown) => this.parts.log.error({}, toKeelError(error).message));
+  }
+
   private deviceChanged(): void {
     this.reconciler.deviceChanged();
     this.jobs.lookSoon();
-    this.scheduleRetry(0);
-    this.inTurn(() => this.rememberMedia()).catch((error: unknown) =>
-      this.parts.log.debug({}, toKeelError(error).message),
-    );
+    this.changes.lookAgain();
   }
 
   /** Ends connections in an orderly way and closes what is open. */
   async stop(): Promise<void> {
     this.stopping = true;
     this.jobs.stop();
-    if (this.retry !== null) clearTimeout(this.retry);
     if (this.watchdog !== null) clearInterval(this.watchdog);
-    await this.queue;
+    await this.changes.stop();
     await withDeadline(this.parts.engine.stop(), stopDeadlineMs, "stopping the engine");
   }
 }

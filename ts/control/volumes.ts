@@ -29,8 +29,8 @@ import { formatUuid } from "../model/ids.js";
 import type { JsonObject } from "../model/json.js";
 import type { NativeEngine } from "../native/addon.js";
 import type { Job } from "../recovery/jobs.js";
+import type { ChangeOptions, ChangeResult } from "./changes.js";
 import type { Jobs } from "./jobs.js";
-import type { ChangeOptions, ChangeResult } from "./server.js";
 
 type Edit = (raw: JsonObject) => JsonObject;
 const plain: ChangeOptions = { dryRun: false, allowDataLoss: false };

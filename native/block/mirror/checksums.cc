@@ -178,6 +178,13 @@ void Checksums::forget(std::uint64_t offset, std::uint64_t length) {
     }
 }
 
+void Checksums::write_again(std::uint64_t offset, std::uint64_t length) {
+    const std::uint64_t page_bytes = block_bytes_ * sums_per_page;
+    for (std::uint64_t page = offset / page_bytes; page <= (offset + length - 1) / page_bytes; ++page) {
+        mark_dirty(page);
+    }
+}
+
 void Checksums::mark_dirty(std::uint64_t page) {
     if (!pages_[page]->dirty) {
         pages_[page]->dirty = true;

@@ -72,6 +72,8 @@ class Checksums {
     void set_zeroes(std::uint64_t offset, std::uint64_t length);
     // Nobody knows what the legs have there now.
     void forget(std::uint64_t offset, std::uint64_t length);
+    // A leg may lack them.
+    void write_again(std::uint64_t offset, std::uint64_t length);
 
     // Pages that differ from what is on the legs.
     bool any_dirty() const { return !dirty_.empty(); }

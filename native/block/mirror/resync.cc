@@ -273,6 +273,11 @@ void Mirror::region_copied() {
         map_.set_intent(region_, stale_mask());
         region.set(RegionMap::touched);
         map_.clear_missing(region_, done);
+        if (sums_.enabled()) {
+            // Its checksums may have changed while the leg was away.
+            const std::uint64_t offset = std::uint64_t{region_} * geometry_.region_bytes;
+            sums_.write_again(offset, region_end_ - offset);
+        }
         restart_sweep_timer();
     }
     const bool all =

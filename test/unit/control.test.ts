@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { completeSettings } from "../../dist/config/complete.js";
-import { addDevice, addHost, getPath, share, unshare } from "../../dist/config/edit.js";
+import { addDevice, addHost, getPath, setPath, share, unshare } from "../../dist/config/edit.js";
 import { parseDocument } from "../../dist/config/load.js";
 import { admit } from "../../dist/control/admission.js";
 import { withDeadline } from "../../dist/control/deadline.js";
@@ -205,6 +205,29 @@ test("a mirror moves to another place, and what it was keeps its identity", asyn
     );
     const kept = getPath(bench.server.configuration, "devices.m.migration.source.volume");
     assert.equal(String(kept).replaceAll("-", ""), volume);
+    await end(bench);
+  });
+});
+
+test("what a connected host uses is taken away by no kind of change, unless that is meant", async () => {
+  await withDirectory(async (path) => {
+    const bench = await startServer(path, oneShare);
+    const host = { subsystem: nqn("s"), hostNqn: "nqn.2026-11.example:h" };
+    bench.engine.controllers.push({ ...host } as (typeof bench.engine.controllers)[number]);
+    bench.engine.take();
+    const without = { version: 1, listen: [], devices: {}, subsystems: {} };
+    const ways = [
+      () => bench.server.apply(without, plain),
+      () => bench.server.change((raw) => unshare(raw, "n", "s"), plain),
+      () => bench.server.change((raw) => setPath(raw, "subsystems.s.serial", "X"), plain),
+      () => bench.server.change((raw) => setPath(raw, "subsystems.s.namespaces", []), plain),
+      () => bench.server.reload(() => parseDocument(without, "n")),
+    ];
+    for (const way of ways) await assert.rejects(way(), /1 connected host\(s\) use s/);
+    assert.deepEqual(bench.engine.take(), []);
+    assert.equal((await bench.server.apply(without, { ...plain, dryRun: true })).applied, false);
+    await bench.server.apply(without, { dryRun: false, allowDataLoss: true });
+    assert.ok(bench.engine.take().includes(`removeSubsystem ${nqn("s")}`));
     await end(bench);
   });
 });

@@ -170,11 +170,13 @@ export class FakeEngine implements NativeEngine {
     await this.call(`disconnectHost ${host}`);
     return 1;
   };
+  /** Of hosts that are connected. */
+  readonly controllers: EngineStatus["controllers"] = [];
   status: NativeEngine["status"] = async (): Promise<EngineStatus> => ({
     version: "0",
     devices: [...this.devices.values()],
     subsystems: [],
-    controllers: [],
+    controllers: this.controllers,
     connections: [],
     listeners: [],
     discoveryGeneration: 1n,

@@ -73,24 +73,6 @@ const nameFrom = (path: string): string =>
     .replace(/^[^A-Za-z0-9]+/, "")
     .slice(0, 64);
 
-/** Hosts that are connected now lose their disk: that must be meant. */
-async function refuseIfConnected(
-  context: ApiContext,
-  name: string,
-  nsid: number | null,
-  yes: boolean,
-): Promise<void> {
-  if (yes) return;
-  const status = await context.server.status();
-  const subsystem = status.subsystems.find((one) => one.name === name || one.nqn === name);
-  if (subsystem === undefined || subsystem.connectedHosts === 0) return;
-  if (nsid !== null && !subsystem.namespaces.some((namespace) => namespace.nsid === nsid)) return;
-  throw new KeelError("E_BUSY", `${subsystem.connectedHosts} connected host(s) use ${subsystem.name}`, {
-    cause: "hosts that have it mounted lose it",
-    fix: "unmount and disconnect there first, or repeat the command with --yes",
-  });
-}
-
 const sizeParameter = z.union([z.string(), z.int().nonnegative()]).transform(String);
 
 const shareMethod = method(
@@ -127,11 +109,7 @@ const sharing: readonly Method[] = [
     "keel.unshare",
     "Removes a subsystem and the devices that only it used. Files and block devices keep their content.",
     z.strictObject({ name: z.string(), ...changeOptions }),
-    async (context, parameters) => {
-      if (parameters.dry_run !== true)
-        await refuseIfConnected(context, parameters.name, null, parameters.yes ?? false);
-      return change(context, parameters, (raw, node) => unshare(raw, node, parameters.name));
-    },
+    (context, parameters) => change(context, parameters, (raw, node) => unshare(raw, node, parameters.name)),
   ),
   method(
     "keel.hosts.add",
@@ -178,9 +156,8 @@ const sharing: readonly Method[] = [
     "keel.namespace.remove",
     "Takes a namespace away from a subsystem; its device stays.",
     z.strictObject({ subsystem: z.string(), id: z.int(), ...changeOptions }),
-    async (context, parameters) => {
-      const { subsystem, id, yes } = parameters;
-      if (parameters.dry_run !== true) await refuseIfConnected(context, subsystem, id, yes ?? false);
+    (context, parameters) => {
+      const { subsystem, id } = parameters;
       return change(context, parameters, (raw, node) => removeNamespace(raw, node, subsystem, id));
     },
   ),

@@ -23,6 +23,7 @@ const retryMs = 2_000;
 const readyMs = 20_000;
 const prepareDeadlineMs = 30_000;
 const commandDeadlineMs = 60_000;
+const statusDeadlineMs = 5_000;
 
 export type ChangeOptions = {
   readonly dryRun: boolean;
@@ -262,6 +263,7 @@ export class Changes {
     if (lost.length > 0 && !options.allowDataLoss) {
       throw new KeelError("E_DATA_LOSS", `this would destroy ${lost.join(" and ")}`);
     }
+    if (!options.allowDataLoss) await this.refuseInUse(steps);
 
     const before = directory.changes.changes;
     const changes = this.wanted.changes(raw);
@@ -285,6 +287,31 @@ export class Changes {
     await this.rememberMedia();
     this.scheduleRetry();
     return result;
+  }
+
+  /** Hosts that are connected now would lose a disk: that must be meant. */
+  private async refuseInUse(steps: readonly Step[]): Promise<void> {
+    const names = new Map<string, string>();
+    for (const step of steps) {
+      if (step.type === "remove-namespace" || step.type === "remove-subsystem")
+        names.set(step.nqn, step.name);
+    }
+    if (names.size === 0) return;
+    const { controllers } = await withDeadline(
+      this.parts.engine.status(),
+      statusDeadlineMs,
+      "the engine's status",
+    );
+    for (const [nqn, name] of names) {
+      const hosts = new Set(
+        controllers.filter(({ subsystem }) => subsystem === nqn).map(({ hostNqn }) => hostNqn),
+      );
+      if (hosts.size === 0) continue;
+      throw new KeelError("E_BUSY", `${hosts.size} connected host(s) use ${name}`, {
+        cause: "hosts that have it mounted lose it",
+        fix: "unmount and disconnect there first, or repeat the command with --yes (reload: keel apply -f FILE --yes)",
+      });
+    }
   }
 
   private report(steps: readonly Step[]): void {

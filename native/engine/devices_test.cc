@@ -331,7 +331,7 @@ TEST_CASE("a destination that fails stops the migration, and the hosts do not no
     server.begin_load();
     REQUIRE(server.begin(bad).ok());
     REQUIRE(server.becomes("failed"));
-    CHECK(server.detail("reason").find("the destination cannot write at byte") != std::string::npos);
+    CHECK(server.detail("reason").find("the destination cannot write at block") != std::string::npos);
     CHECK(server.device("n").state == "failed");
     CHECK(server.load_goes_on());
     CHECK(server.prepare().error().code == "E_NOT_READY");
@@ -348,14 +348,27 @@ TEST_CASE("a source that cannot be read somewhere stops the migration there, and
     bad.kind = "error";
     bad.base = "m";
     bad.error_actions = {"read"};
-    bad.error_offset = size_bytes / 2;
     bad.error_length = 4096;
+    // The first and the last block of a step, and one within it.
+    for (const std::uint64_t offset : {size_bytes / 2, size_bytes / 2 - 4096, std::uint64_t{1000} * 4096}) {
+        bad.error_offset = offset;
+        REQUIRE(server.replace(bad).ok());
+        REQUIRE(server.begin(ram_of(size_bytes, "to" + std::to_string(offset))).ok());
+        REQUIRE(server.becomes("failed"));
+        CHECK(server.detail("reason") == "the source cannot be read at block " +
+                                             std::to_string(offset / 4096) + " (byte " +
+                                             std::to_string(offset) + "): medium_error");
+        REQUIRE(server.cancel().ok());
+        CHECK(server.device("n").kind == "error");
+    }
+    // A block that can be read again after a while costs nothing but the smaller steps.
+    bad.error_count = 8;
     REQUIRE(server.replace(bad).ok());
-    REQUIRE(server.begin(ram_of(size_bytes, "to")).ok());
-    REQUIRE(server.becomes("failed"));
-    CHECK(server.detail("reason").find("the source cannot be read at byte") != std::string::npos);
-    REQUIRE(server.cancel().ok());
-    CHECK(server.device("n").kind == "error");
+    REQUIRE(server.begin(ram_of(size_bytes, "again")).ok());
+    REQUIRE(server.becomes("copied"));
+    REQUIRE(server.prepare().ok());
+    REQUIRE(server.commit().ok());
+    CHECK(server.device("n").kind == "ram");
 }
 
 TEST_CASE("a device is replaced under load; one that cannot take its place leaves it as it was") {

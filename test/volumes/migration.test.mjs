@@ -144,3 +144,39 @@ test("linear volumes and stripes serve through a restart; a linear one grows und
     assert.equal(load.errors, 0);
   }
 });
+
+test("a block that cannot be read ends a migration by its number, the source goes on, and a later one succeeds", {
+  skip,
+}, async () => {
+  const bad = 5 << 20;
+  const server = await node("unreadable", { keeper: true }).start({
+    devices: {
+      disk: { ram: "16MiB" },
+      d: { error: "disk", on: ["read"], offset: String(bad), length: "4096" },
+    },
+    subsystems: { s: ofAny("d") },
+  });
+  await server.exporting();
+  const load = scene.load(server, "s", [...endless, "--range-bytes", "4m"]);
+  await load.more(500);
+  const before = await server.rpc("keel.get", { path: "devices" });
+  const to = JSON.stringify({ file: server.path("whole.img"), size: "16MiB", create: true });
+  const { status, out, err } = await server.cli("device", "migrate", "d", to, "--wait");
+  assert.notEqual(status, 0);
+  const { blockBytes } = await server.device("disk");
+  const reason = `the source cannot be read at block ${bad / blockBytes} (byte ${bad}): medium_error`;
+  assert.ok(`${out}${err}`.includes(reason), `${out}${err}`);
+  const [job] = await server.rpc("keel.jobs");
+  assert.equal(job.state, "failed");
+  assert.ok(job.message.includes(reason), job.message);
+  assert.deepEqual(await server.rpc("keel.get", { path: "devices" }), before);
+  assert.deepEqual((await server.rpc("keel.devices")).map(({ name }) => name).sort(), ["d", "disk"]);
+  await load.more(500);
+  // Once it can be read again the same command succeeds, over a kill.
+  await server.keel("device", "replace", "d", "{error: disk, on: [deallocate]}");
+  await server.keel("device", "migrate", "d", to, "--rate", "16MiB");
+  await server.kill();
+  await until(async () => (await server.device("d")).kind === "file", "the file has taken its place");
+  await load.more(500);
+  assert.equal((await load.finish()).errors, 0);
+});

@@ -189,6 +189,11 @@ void Migration::tell(Details& details) const {
     details.emplace_back("limit_bytes_per_second", rate_);
 }
 
+std::string Migration::trouble(const char* what, std::uint64_t offset, Status status) const {
+    return what + (" at block " + std::to_string(offset / description_.block_bytes)) + " (byte " +
+           std::to_string(offset) + "): " + name_of(status);
+}
+
 void Migration::fail(const std::string& reason) {
     if (!reason_.empty()) {
         return;
@@ -378,8 +383,7 @@ void Migration::settle(Child& child) {
             news = map_.any_copied(child.first, child.last);
             map_.clear_copied(child.first, child.last);
         } else if (copied != Status::ok) {
-            fail("the destination cannot write at byte " + std::to_string(above.offset) + ": " +
-                 name_of(copied));
+            fail(trouble("the destination cannot write", above.offset, copied));
         }
         EK_CRASH_POINT("migration.write.answered");
         map_.end_write(child.first, child.last);
@@ -461,6 +465,7 @@ void Migration::pump() {
         }
         copier.region = region;
         copier.place = region * map_.region_bytes();
+        copier.step_bytes = step_bytes;
         copier.attempts = 0;
         copier.step = Copier::Step::draining;  // locked from here on
         if (!map_.being_written(region)) {
@@ -500,7 +505,7 @@ void Migration::begin_step(Copier& copier) {
     copier.step = Copier::Step::reading;
     copier.action = Action::read;
     copier.force_unit_access = false;
-    copier.length = std::min(step_bytes, region_end - copier.place);
+    copier.length = std::min(copier.step_bytes, region_end - copier.place);
     copier.offset = copier.place;
     copier.data = copier.memory;
     source_.device()->submit(copier);
@@ -509,12 +514,18 @@ void Migration::begin_step(Copier& copier) {
 void Migration::step_done(Copier& copier, Status status) {
     const bool reading = copier.step == Copier::Step::reading;
     if (status != Status::ok && copying()) {
+        const std::uint64_t block = description_.block_bytes;
+        if (reading && status == Status::medium_error && copier.length > block) {
+            copier.step_bytes = std::max(copier.length / 2 / block * block, block);
+            begin_step(copier);
+            return;
+        }
         if (++copier.attempts < attempts_max) {
             begin_step(copier);
             return;
         }
-        fail(std::string(reading ? "the source cannot be read" : "the destination cannot write") +
-             " at byte " + std::to_string(copier.place) + ": " + name_of(status));
+        fail(trouble(reading ? "the source cannot be read" : "the destination cannot write", copier.place,
+                     status));
     }
     if (!copying()) {
         end_copy(copier);

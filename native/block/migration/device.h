@@ -3,8 +3,9 @@
 // The source is the truth until the end: reads come from it, and what it answers is what hosts are told.
 // Writes to what was copied go to both; a region is locked against writes while it is copied (writes that
 // touch it wait), and copied only when no write to it is under way. When the destination fails, the copy
-// stops for good, and hosts notice nothing. When all is copied, flushes and forced writes go to both as well,
-// so that either is complete.
+// stops for good, and hosts notice nothing; likewise at a block of the source that cannot be read, which is
+// looked for in ever smaller steps, so that it can be named: a copy without it would be taken for whole. When
+// all is copied, flushes and forced writes go to both as well, so that either is complete.
 //
 // Verbs: set_rate {bytes_per_second}; restart {} (all over again, after a failure); prepare {} answers when
 // all is copied and the destination has flushed, E_NOT_READY if something is missing: for the engine, which
@@ -68,6 +69,7 @@ class Migration final : public Device {
         enum class Step : std::uint8_t { idle, draining, reading, writing } step = Step::idle;
         std::uint64_t region = 0;
         std::uint64_t place = 0;  // in the volume, of this step
+        std::uint64_t step_bytes = 0;
         std::uint32_t attempts = 0;
         std::byte* memory = nullptr;
     };
@@ -91,6 +93,7 @@ class Migration final : public Device {
     void describe_anew();
     std::string misfit() const;
     bool copying() const { return reason_.empty() && !closing() && map_.regions() != 0; }
+    std::string trouble(const char* what, std::uint64_t offset, Status status) const;
     void fail(const std::string& reason);
     base::Result<void> restart();
 

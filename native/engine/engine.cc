@@ -11,6 +11,7 @@
 
 #include "base/crash_point.h"
 #include "block/migration/copy_map.h"
+#include "block/mirror/witness_memory.h"
 #include "engine/arena_layout.h"
 #include "engine/version.h"
 #include "nvme/controller.h"
@@ -624,9 +625,12 @@ Adoption Engine::adopt() {
         }
         keeper_->forget_listeners_but(used);
         keeper_->client().ready();
-        // Of a migration that has ended otherwise: the next one must not go on with it.
-        memories_->forget_unused(
-            [](const std::string& name) { return name.ends_with(block::migration::map_suffix); });
+        // Of a migration that has ended otherwise: the next one must not go on with it. Of a mirror that is
+        // no more.
+        memories_->forget_unused([](const std::string& name) {
+            return name.ends_with(block::migration::map_suffix) ||
+                   name.ends_with(block::mirror::witness_suffix);
+        });
         keeper_->forget_memories([this](const std::string& name) {
             return name == description_name || (name.starts_with(data_prefix) && name != data_name(arena_));
         });

@@ -50,6 +50,7 @@ struct Tally {
     std::uint64_t failed = 0;
     std::uint64_t reads = 0;
     std::uint64_t rotted = 0;
+    std::uint64_t witnessed = 0;  // a killed process's successor went on without a leg
 };
 
 // A leg's medium, and what is wrong with it at present.
@@ -75,9 +76,15 @@ struct Medium {
 
 // One life of the process.
 struct Life {
+    // `memory`: what outlives the process.
     Life(SimKernel& simulated, std::vector<std::unique_ptr<Medium>>& media, const block::MirrorSpec& mirror,
-         bool known)
+         bool known, std::vector<std::byte>& memory)
         : kernel(simulated), rig(&simulated) {
+        rig.environment.memory = [&memory](const std::string&, std::uint64_t bytes) {
+            memory.resize(bytes);
+            return base::Result<block::PersistentMemory>(block::PersistentMemory{-1, memory, 3});
+        };
+        rig.environment.forget_memory = [](const std::string&) {};
         block::DeviceSpec spec;
         spec.name = "volume";
         spec.kind = "mirror";
@@ -197,7 +204,8 @@ class Round {
             media_[random_() % media_.size()]->dead = true;
             ++tally_.hidden;
         }
-        auto life = std::make_unique<Life>(kernel, media_, mirror_, known_);
+        memory_.clear();
+        auto life = std::make_unique<Life>(kernel, media_, mirror_, known_, memory_);
         if (!wait_until_served(*life)) {
             finish_life(kernel, std::move(life));
             return;
@@ -216,12 +224,22 @@ class Round {
                 look_for_false_alarms(*life);
                 kernel.end_process();
                 forget_requests();
+                const bool fragile = life->detail("unequal_bytes") != "0" || !rotted_.empty();
+                const bool served = life->serves();
+                const std::vector<std::byte> memory = memory_;
                 life.reset();
+                memory_ = memory;  // a process that is killed takes nothing back
                 kernel.begin_process();
-                life = std::make_unique<Life>(kernel, media_, mirror_, known_);
+                // A leg that was there is gone now: the others need not wait for it.
+                const bool hides = !fragile && served && legs_dead() == 0 && chance(3);
+                if (hides) {
+                    media_[random_() % media_.size()]->dead = true;
+                }
+                life = std::make_unique<Life>(kernel, media_, mirror_, known_, memory_);
                 if (!wait_until_served(*life)) {
                     break;
                 }
+                tally_.witnessed += hides && legs_dead() != 0 ? 1 : 0;
             }
             if (chance(40)) {
                 run_for(*life, 3 * base::second);
@@ -596,6 +614,7 @@ class Round {
     DurabilityModel model_;
     std::vector<std::unique_ptr<Medium>> media_;
     block::MirrorSpec mirror_;
+    std::vector<std::byte> memory_;
     bool rots_ = false;
     bool known_ = false;
     bool after_cut_ = false;
@@ -632,12 +651,15 @@ TEST_CASE(
     }
     std::printf(
         "%llu cuts, %llu deaths, %llu legs lost, %llu taken back, %llu hidden at power on, "
-        "%llu times rightly not served, %llu acknowledged, %llu failed, %llu reads, %llu blocks rotted\n",
+        "%llu times rightly not served, %llu acknowledged, %llu failed, %llu reads, %llu blocks rotted, %llu "
+        "times "
+        "a successor went on without a leg\n",
         static_cast<unsigned long long>(tally.cuts), static_cast<unsigned long long>(tally.deaths),
         static_cast<unsigned long long>(tally.losses), static_cast<unsigned long long>(tally.returns),
         static_cast<unsigned long long>(tally.hidden), static_cast<unsigned long long>(tally.refusals),
         static_cast<unsigned long long>(tally.acknowledged), static_cast<unsigned long long>(tally.failed),
-        static_cast<unsigned long long>(tally.reads), static_cast<unsigned long long>(tally.rotted));
+        static_cast<unsigned long long>(tally.reads), static_cast<unsigned long long>(tally.rotted),
+        static_cast<unsigned long long>(tally.witnessed));
     if (rounds >= 30) {
         CHECK(tally.cuts > 0);
         CHECK(tally.deaths > 0);
@@ -646,5 +668,6 @@ TEST_CASE(
         CHECK(tally.refusals > 0);
         CHECK(tally.reads > 0);
         CHECK(tally.rotted > 0);
+        CHECK(tally.witnessed > 0);
     }
 }

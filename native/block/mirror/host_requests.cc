@@ -130,6 +130,7 @@ void Mirror::close_checked(std::function<void()> closed) {
     resync_timer_.stop();
     scrub_timer_.stop();
     sweep_timer_.stop();
+    beat_timer_.stop();
     repairs_.clear();
     for (const auto& leg : legs_) {
         answer(*leg, base::Error{"E_BUSY", describe_device(spec_) + "it is being closed"});
@@ -156,6 +157,11 @@ void Mirror::finish_close() {
     settling_.clear();
     for (const auto& leg : legs_) {
         leg->claim.release();
+    }
+    if (witness_memory_.used()) {
+        witness_memory_.store(std::nullopt, 0);
+        witness_memory_.use({}, {});
+        environment_.forget_memory(spec_.name + witness_suffix);
     }
     environment_.reactor.post(std::move(closed_));
     closed_ = nullptr;

@@ -67,7 +67,9 @@ Mirror::Mirror(const Environment& environment, const DeviceSpec& spec)
                        mirror.retry_soon();
                    }),
       scrub_timer_(*this,
-                   [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.scrub_step(); }) {
+                   [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.scrub_step(); }),
+      beat_timer_(*this,
+                  [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.beat_witness(); }) {
     for (Lane& lane : lanes_) {
         lane.mirror = this;
         lane.hold.lane = &lane;
@@ -114,6 +116,12 @@ base::Result<void> Mirror::start() {
         }
     }
     describe_from_legs();
+    if (environment_.memory && !read_only()) {
+        if (auto memory = environment_.memory(spec_.name + witness_suffix, WitnessMemory::bytes)) {
+            witness_memory_.use(memory.value().memory, spec_.mirror.volume);
+            witness_ = witness_memory_.load(environment_.reactor.now());
+        }
+    }
     patient_until_ = environment_.reactor.now() + patience;
     for (const auto& leg : legs_) {
         begin_reading(*leg);

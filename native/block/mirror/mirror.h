@@ -36,6 +36,7 @@
 #include "block/mirror/leg_io.h"
 #include "block/mirror/region_map.h"
 #include "block/mirror/verdict.h"
+#include "block/mirror/witness_memory.h"
 
 namespace block::mirror {
 
@@ -269,6 +270,7 @@ class Mirror final : public Device {
 
     // table.cc
     void table_changed();
+    void beat_witness();
     void commit();
     void commit_to(std::uint32_t slots);
     void commit_reached();
@@ -368,6 +370,7 @@ class Mirror final : public Device {
     std::uint64_t previous_id_ = 0;
     std::uint64_t start_events_ = 0;  // of the superblock that the volume was started from
     std::optional<Witness> witness_;
+    WitnessMemory witness_memory_;
     RegionMap map_;
     Checksums sums_;
     ExtentLock extents_;
@@ -485,6 +488,7 @@ class Mirror final : public Device {
     MirrorTimer resync_timer_;
     MirrorTimer retry_timer_;
     MirrorTimer scrub_timer_;
+    MirrorTimer beat_timer_;  // of the witness
 };
 
 }  // namespace block::mirror

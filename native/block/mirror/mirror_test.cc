@@ -8,6 +8,7 @@
 #include <random>
 
 #include "block/mirror/format.h"
+#include "block/mirror/witness_memory.h"
 #include "testing/block_media.h"
 #include "testing/block_rig.h"
 
@@ -366,6 +367,68 @@ TEST_CASE("a leg that may be behind is not served from alone") {
     CHECK(v.ask("attach", {{"leg", "a"}, {"force", "yes"}}).empty());
     CHECK(v.reads(0, 4096, 1));
     CHECK(v.health() == "degraded");
+}
+
+TEST_CASE("after a kill the legs that are there go on at once, after a close they wait for all") {
+    for (const bool killed : {true, false}) {
+        CAPTURE(killed);
+        Volume v;
+        v.open_serving();
+        CHECK(v.write(0, 4096, 1) == Status::ok);
+        const auto witness = [&](int life) {
+            return v.rig.environment.memory("zz" + std::to_string(life) + "@witness", 4096).value().memory;
+        };
+        const std::span<std::byte> left = witness(1);
+        const std::vector<std::byte> memory(left.begin(), left.end());
+        v.close();
+        if (killed) {
+            std::copy(memory.begin(), memory.end(), witness(2).begin());
+        }
+        v.put_between("b", "error", [](DeviceSpec& spec) { spec.error_actions = {"read"}; });
+        v.open();
+        CHECK(v.becomes(killed ? "degraded" : "frozen"));
+        if (killed) {
+            CHECK(v.reads(0, 4096, 1));
+            CHECK(v.write(0, 4096, 2) == Status::ok);
+        }
+    }
+}
+
+TEST_CASE("a witness is believed while it is young, whole and of this volume") {
+    std::vector<std::byte> memory(block::mirror::WitnessMemory::bytes);
+    block::mirror::Uuid volume{};
+    volume.fill(3);
+    block::mirror::WitnessMemory kept;
+    kept.use(memory, volume);
+    CHECK_FALSE(kept.load(0));
+    block::mirror::Witness witness;
+    witness.events = 12;
+    witness.slots[2].leg.fill(9);
+    witness.slots[2].role = block::mirror::Role::up;
+    constexpr base::Nanoseconds now = 100 * base::second;
+    kept.store(witness, now);
+    const auto loaded = kept.load(now + 29 * base::second);
+    REQUIRE(loaded);
+    CHECK(loaded->events == 12);
+    CHECK(loaded->slots == witness.slots);
+    CHECK_FALSE(kept.load(now + 31 * base::second));
+    CHECK_FALSE(kept.load(now - base::second));
+    kept.beat(now + 20 * base::second);
+    CHECK(kept.load(now + 40 * base::second));
+    for (std::size_t at = 0; at < 16 + 16 + 8 + 24 * 8; ++at) {
+        if (at >= 8 && at < 16) {
+            continue;  // the beat
+        }
+        memory[at] ^= std::byte{1};
+        CHECK_FALSE(kept.load(now + 20 * base::second));
+        memory[at] ^= std::byte{1};
+    }
+    block::mirror::WitnessMemory other;
+    volume.fill(4);
+    other.use(memory, volume);
+    CHECK_FALSE(other.load(now + 20 * base::second));
+    kept.store(std::nullopt, now);
+    CHECK_FALSE(kept.load(now + 20 * base::second));
 }
 
 TEST_CASE("when_lost: a mirror without legs fails requests, or holds them until a leg is back") {

@@ -60,8 +60,16 @@ void Mirror::commit() {
             witness_->slots[slot] = {};
         }
     }
+    witness_memory_.store(witness_, environment_.reactor.now());
     commit_later_ = ~commit_old_up_;
     commit_to(~commit_later_);
+}
+
+void Mirror::beat_witness() {
+    if (!closing() && witness_memory_.used()) {
+        witness_memory_.beat(environment_.reactor.now());
+        beat_timer_.start_after(WitnessMemory::beat_every);
+    }
 }
 
 void Mirror::commit_to(std::uint32_t slots) {
@@ -152,6 +160,8 @@ void Mirror::committed() {
         if (commit_version_ == wanted_version_) {
             durable_version_ = commit_version_;
             witness_ = Witness{events_, commit_table_};
+            witness_memory_.store(witness_, environment_.reactor.now());
+            beat_witness();
         }
     }
     if (!settled()) {

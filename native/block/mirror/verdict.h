@@ -4,8 +4,8 @@
 // is up if it took part in the last or the last but one change of the table: a change that reached only a
 // part of the legs was never answered for. All legs that the newest one calls up must be here before any of
 // them is believed: one that is away may have been told, after this one was lost, that this one misses
-// something. Who knows that nobody else went on (a witness: this process, which had the volume before) need
-// not wait.
+// something. Who knows that nobody else went on (a witness: this process, or the one before it, which had the
+// volume; see witness_memory.h) need not wait.
 //
 // A leg that misses something, but has recorded a commit as one that is up which those that are up know
 // nothing of, went on alone: the two histories have diverged, and only a person can choose.
@@ -29,7 +29,7 @@ enum class Verdict : std::uint8_t {
     diverged,
 };
 
-// What was in force when this process last served the volume.
+// What was in force when the volume was last served here.
 struct Witness {
     std::uint64_t events = 0;
     std::array<Superblock::Slot, legs_max> slots{};

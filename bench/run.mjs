@@ -1,5 +1,5 @@
 // Benchmarks: npm run bench -- [word …] [--seconds N] [--reps N] [--subjects a,b] [--json FILE] [--file PATH]
-//                              [--patience N] [--realtime] [--idle] [--pause] [--list]
+//                              [--patience N] [--realtime] [--idle] [--pause] [--volumes] [--list]
 //
 // Cases whose name contains every word are measured (cases.mjs), each against all subjects (subjects.mjs), interleaved:
 // one repetition of each subject in turn, each with a server of its own. CPU time is that of the server's whole process
@@ -19,6 +19,7 @@ import { measurePauses } from "./pause.mjs";
 import { printRatios, printTable, summarize } from "./report.mjs";
 import { availableSubjects, prepareFile } from "./subjects.mjs";
 import { busySeconds, cpuSeconds, machine, residentBytes } from "./system.mjs";
+import { measureVolumes } from "./volumes.mjs";
 
 const foreignShareMax = 0.06;
 const warmupSeconds = 1;
@@ -36,6 +37,7 @@ const { values: options, positionals: words } = parseArgs({
     file: { type: "string", default: join(tmpdir(), `keel-bench-${process.pid}.img`) },
     idle: { type: "boolean", default: false },
     pause: { type: "boolean", default: false },
+    volumes: { type: "boolean", default: false },
     repetitions: { type: "string", default: "50" },
     list: { type: "boolean", default: false },
     "no-build": { type: "boolean", default: false },
@@ -170,7 +172,7 @@ function build() {
 }
 
 async function main() {
-  const cases = options.pause ? [] : chooseCases(words);
+  const cases = options.pause || options.volumes ? [] : chooseCases(words);
   const limits = { seconds: numberOf("seconds"), reps: numberOf("reps"), patience: numberOf("patience") };
   if (options.realtime) process.env.EVENKEEL_BENCH_REALTIME = "1";
   const wanted = options.subjects?.split(",") ?? null;
@@ -182,7 +184,7 @@ async function main() {
     for (const { name } of cases) console.log(name);
     return;
   }
-  if (cases.length === 0 && !options.idle && !options.pause) {
+  if (cases.length === 0 && !options.idle && !options.pause && !options.volumes) {
     console.error(`no case has all of these words: ${words.join(" ")} (--list shows them)`);
     process.exitCode = 2;
     return;
@@ -211,6 +213,7 @@ async function main() {
     if (options.pause) {
       pauses = await measurePauses({ repetitions: numberOf("repetitions"), words });
     }
+    if (options.volumes) await measureVolumes({ repetitions: limits.reps });
     for (const spec of options.idle && words.length === 0 ? [] : cases) {
       const results = await measureCase(
         spec,

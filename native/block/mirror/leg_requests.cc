@@ -10,6 +10,11 @@ namespace {
 
 // A leg that could not be read is tried again so often while nothing can be served.
 constexpr base::Nanoseconds retry_interval = base::second;
+// One that failed is tried again after this, then after twice as long each time; once it went well for so
+// long, its failures are forgotten.
+constexpr base::Nanoseconds retry_after_min = 5 * base::second;
+constexpr base::Nanoseconds retry_after_max = 300 * base::second;
+constexpr base::Nanoseconds retry_forgotten_after = 900 * base::second;
 
 }  // namespace
 
@@ -132,12 +137,39 @@ void Mirror::answer(Leg& leg, base::Result<void> result) {
     }
 }
 
+// A leg that failed may be well again, and nobody would say so: its device answers all the time. The more
+// often it fails, the longer it waits.
+void Mirror::retry_later(Leg& leg) {
+    const base::Nanoseconds now = environment_.reactor.now();
+    const bool again = leg.retry_after != 0 && now < leg.failed_at + retry_forgotten_after;
+    leg.retry_after = again ? std::min(2 * leg.retry_after, retry_after_max) : retry_after_min;
+    leg.failed_at = now;
+    leg.retry_at = now + leg.retry_after;
+    retry_soon();
+}
+
 void Mirror::retry_soon() {
-    const bool absent = std::any_of(legs_.begin(), legs_.end(),
-                                    [](const auto& leg) { return leg->state == LegState::absent; });
-    if ((absent || !serving_) && !closing()) {
+    const bool wanted = std::any_of(legs_.begin(), legs_.end(), [](const auto& leg) {
+        return leg->state == LegState::absent ||
+               (leg->state == LegState::stale && !leg->detached && leg->retry_at != 0);
+    });
+    if ((wanted || !serving_) && !closing()) {
         retry_timer_.start_after(retry_interval);
     }
+}
+
+void Mirror::retry_legs() {
+    const base::Nanoseconds now = environment_.reactor.now();
+    for (const auto& leg : legs_) {
+        const bool well_again = leg->state == LegState::stale && !leg->detached && serving_ && !read_only() &&
+                                leg->retry_at != 0 && now >= leg->retry_at;
+        if (leg->state == LegState::absent || well_again) {
+            leg->retry_at = 0;
+            begin_reading(*leg);
+        }
+    }
+    try_start();
+    retry_soon();
 }
 
 }  // namespace block::mirror

@@ -161,6 +161,7 @@ void Mirror::fail_leg(Leg& leg, const std::string& reason) {
     }
     leg.state = LegState::stale;
     leg.reason = reason;
+    retry_later(leg);
     changed_.schedule();
     leg.found.reset();
     leg.map_needed = leg.flushing = false;

@@ -56,16 +56,7 @@ Mirror::Mirror(const Environment& environment, const DeviceSpec& spec)
       resync_timer_(*this,
                     [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.resync_step(); }),
       retry_timer_(*this,
-                   [](reactor::Timer& timer) {
-                       Mirror& mirror = static_cast<MirrorTimer&>(timer).mirror;
-                       for (const auto& leg : mirror.legs_) {
-                           if (leg->state == LegState::absent) {
-                               mirror.begin_reading(*leg);
-                           }
-                       }
-                       mirror.try_start();
-                       mirror.retry_soon();
-                   }),
+                   [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.retry_legs(); }),
       scrub_timer_(*this,
                    [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.scrub_step(); }),
       beat_timer_(*this,

@@ -84,6 +84,10 @@ struct Leg {
     bool flushing = false;    // before it is promoted
     Leg* replaces = nullptr;  // leaves when this one is up
     CommandDone waiter;       // of attach and its like
+    // Stale, and not by command: it is tried again then.
+    base::Nanoseconds failed_at = 0;
+    base::Nanoseconds retry_at = 0;
+    base::Nanoseconds retry_after = 0;
 
     LegIo* first_io = nullptr;
     LegIo* last_io = nullptr;
@@ -233,6 +237,8 @@ class Mirror final : public Device {
     void leg_ran_dry(Leg& leg);
     void answer(Leg& leg, base::Result<void> result);
     void retry_soon();
+    void retry_legs();
+    void retry_later(Leg& leg);
 
     // host_requests.cc
     Op& take_op(Request& request);

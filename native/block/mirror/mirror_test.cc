@@ -11,6 +11,7 @@
 #include "block/mirror/witness_memory.h"
 #include "testing/block_media.h"
 #include "testing/block_rig.h"
+#include "testing/sim_kernel.h"
 
 namespace {
 
@@ -29,7 +30,7 @@ const std::uint64_t leg_bytes = block::mirror::leg_bytes_for(data_bytes, region_
 // Legs in memory, each below a device that can be told to fail or to be slow.
 class Volume {
   public:
-    explicit Volume(std::size_t legs = 2) {
+    explicit Volume(std::size_t legs = 2, reactor::Kernel* kernel = nullptr) : rig(kernel) {
         mirror.name = "v";
         mirror.kind = "mirror";
         mirror.mirror.volume.fill(7);
@@ -190,6 +191,38 @@ TEST_CASE("a leg that fails a write is stale, and gets only what it missed when 
     CHECK(v.becomes("ok"));
     CHECK(v.legs_are_equal("a", "b"));
     CHECK(v.detail("resync.done_bytes") == std::to_string(3 * region_bytes));
+}
+
+TEST_CASE(
+    "a leg that failed and is well again is taken back without being asked, one that was detached is not") {
+    testing::SimKernel kernel(testing::SimKernel::Options{});
+    Volume v(3, &kernel);
+    const auto fails = [](std::uint64_t count) {
+        return [count](DeviceSpec& spec) {
+            spec.error_actions = {"write"};
+            spec.error_offset = 1 << 20;
+            spec.error_length = 4096;
+            spec.error_count = count;
+        };
+    };
+    v.put_between("b", "error", fails(3));
+    v.open_serving();
+    CHECK(v.ask("detach", {{"leg", "c"}}).empty());
+    CHECK(v.write(1 << 20, 4096, 0x22) == Status::ok);
+    CHECK(v.state("zb") == "stale");
+    const base::Nanoseconds failed = kernel.now();
+    // The copy fails twice more; each time it waits longer.
+    CHECK(
+        v.rig.run_until([&] { return v.state("zb") == "up" || kernel.now() > failed + 18 * base::second; }));
+    CHECK(v.state("zb") != "up");
+    CHECK(v.write(0, 4096, 0x23) == Status::ok);
+    for (int i = 0; i < 4 && v.state("zb") != "up"; ++i) {
+        v.rig.run_until([&] { return v.state("zb") == "up"; });
+    }
+    CHECK(v.state("zb") == "up");
+    CHECK(kernel.now() >= failed + 5 * base::second + 10 * base::second + 20 * base::second);
+    CHECK(v.state("c") == "detached");
+    CHECK(v.legs_are_equal("a", "b"));
 }
 
 TEST_CASE("what a leg missed is remembered when the mirror is made anew") {

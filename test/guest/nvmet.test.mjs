@@ -8,7 +8,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
 import { after, afterEach, test } from "node:test";
 import { built, until } from "../volumes/harness/node.mjs";
-import { Scene } from "../volumes/harness/scene.mjs";
+import { ofAny, Scene } from "../volumes/harness/scene.mjs";
 import { Guest } from "./harness/guest.mjs";
 import { prepareKernel, requirePrograms, Unavailable } from "./harness/kernel.mjs";
 import { KernelTarget, MEDIA, TARGET_NQN, uuidOf } from "./harness/kernel-target.mjs";
@@ -18,7 +18,6 @@ import { NvmeHost } from "./harness/nvme-host.mjs";
 const HOST_NQN = "nqn.2026-11.example.keel:front";
 const STRANGER_NQN = "nqn.2026-11.example.keel:stranger";
 const mib = 1 << 20;
-const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });
 const verifying = [
   "--verify",
   "--seconds",

@@ -3,12 +3,11 @@
 
 import assert from "node:assert/strict";
 import { existsSync, renameSync, writeFileSync } from "node:fs";
-import { after, afterEach, before, test } from "node:test";
+import { test } from "node:test";
 import { built, until } from "./harness/node.mjs";
-import { Scene } from "./harness/scene.mjs";
+import { ofAny, sceneOfFile } from "./harness/scene.mjs";
 
 const skip = built ? false : "not built: npm run build";
-const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });
 const verifying = [
   "--verify",
   "--read-percent",
@@ -22,21 +21,12 @@ const verifying = [
 ];
 const endless = ["--seconds", "600", ...verifying];
 
-let scene;
-const nodes = [];
-before(() => {
-  if (built) scene = new Scene();
-});
-after(() => scene?.close());
-afterEach(async () => {
-  for (const node of nodes.splice(0)) await node.stop();
-});
+const { scene, node: nodeOfTest } = sceneOfFile();
 
 /** A server under a keeper that dies when it passes the step that the file `armed` names. */
 async function mortal(name, config) {
   const armed = `${scene.directory}/${name}.armed`;
-  const node = scene.node({ name, keeper: true, environment: { KEEL_CRASH_POINT: `@${armed}` } });
-  nodes.push(node);
+  const node = nodeOfTest(name, { keeper: true, environment: { KEEL_CRASH_POINT: `@${armed}` } });
   await node.start(config);
   await node.exporting();
   const arm = (point) => {

@@ -6,10 +6,9 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { built, until } from "./harness/node.mjs";
 import { canLink } from "./harness/place.mjs";
-import { Scene } from "./harness/scene.mjs";
+import { ofAny, Scene } from "./harness/scene.mjs";
 
 const skip = !built ? "not built: npm run build" : canLink() ? false : "needs root and network namespaces";
-const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });
 const quick = { timeout: "500ms", ping: "250ms", deadline: "12s", when_lost: "fail" };
 const verifying = [
   "--verify",

@@ -2,29 +2,14 @@
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { after, afterEach, before, test } from "node:test";
+import { test } from "node:test";
 import { built, until } from "./harness/node.mjs";
-import { Scene } from "./harness/scene.mjs";
+import { ofAny, sceneOfFile } from "./harness/scene.mjs";
 
 const skip = built ? false : "not built: npm run build";
-const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });
 const endless = ["--seconds", "600", "--rate", "3000", "--verify", "--read-percent", "50", "--depth", "8"];
 
-let scene;
-const nodes = [];
-before(() => {
-  if (built) scene = new Scene();
-});
-after(() => scene?.close());
-afterEach(async () => {
-  for (const node of nodes.splice(0)) await node.stop();
-});
-
-const node = (name, more = {}) => {
-  const made = scene.node({ name, ...more });
-  nodes.push(made);
-  return made;
-};
+const { scene, node } = sceneOfFile();
 
 const place = (server, name) => JSON.stringify({ file: server.path(name), size: "48MiB", create: true });
 const copied = async (server) => Number((await server.device("d")).details.copied_bytes ?? 0);

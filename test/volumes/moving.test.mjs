@@ -1,29 +1,14 @@
 // Volumes of a real server that grow and move to another place under a verifying load, with a kill in the midst.
 
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
+import { test } from "node:test";
 import { built, until } from "./harness/node.mjs";
-import { Scene } from "./harness/scene.mjs";
+import { ofAny, sceneOfFile } from "./harness/scene.mjs";
 
 const skip = built ? false : "not built: npm run build";
 const mib = 1 << 20;
-const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });
 
-let scene;
-const nodes = [];
-before(() => {
-  if (built) scene = new Scene();
-});
-after(() => scene?.close());
-afterEach(async () => {
-  for (const node of nodes.splice(0)) await node.stop();
-});
-
-const node = (name, more = {}) => {
-  const made = scene.node({ name, ...more });
-  nodes.push(made);
-  return made;
-};
+const { scene, node } = sceneOfFile();
 
 test("a linear volume grows while it is used", { skip }, async () => {
   const server = await node("growing").start({

@@ -1,28 +1,13 @@
 // Volumes of a real server: what goes on under a verifying load, over kills, and what is refused.
 
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
+import { test } from "node:test";
 import { built, until } from "./harness/node.mjs";
-import { Scene } from "./harness/scene.mjs";
+import { ofAny, sceneOfFile } from "./harness/scene.mjs";
 
 const skip = built ? false : "not built: npm run build";
-const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });
 
-let scene;
-const nodes = [];
-before(() => {
-  if (built) scene = new Scene();
-});
-after(() => scene?.close());
-afterEach(async () => {
-  for (const node of nodes.splice(0)) await node.stop();
-});
-
-const node = (name, more = {}) => {
-  const made = scene.node({ name, ...more });
-  nodes.push(made);
-  return made;
-};
+const { scene, node } = sceneOfFile();
 
 const counted = (count) => [
   "--seconds",

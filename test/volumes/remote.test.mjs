@@ -1,30 +1,15 @@
 // Nodes on other servers: what is refused, what is remembered, and DST's command forms.
 
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
+import { test } from "node:test";
 import { built, randomPort, until } from "./harness/node.mjs";
-import { Scene } from "./harness/scene.mjs";
+import { ofAny, sceneOfFile } from "./harness/scene.mjs";
 
 const skip = built ? false : "not built: npm run build";
 const mib = 1 << 20;
-const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });
 const quick = { timeout: "500ms", ping: "200ms", deadline: "1s" };
 
-let scene;
-const nodes = [];
-before(() => {
-  if (built) scene = new Scene();
-});
-after(() => scene?.close());
-afterEach(async () => {
-  for (const node of nodes.splice(0)) await node.stop();
-});
-
-const node = (name, more = {}) => {
-  const made = scene.node({ name, ...more });
-  nodes.push(made);
-  return made;
-};
+const { scene, node } = sceneOfFile();
 
 const file = (server, name, size = "32MiB") => ({ file: server.path(name), size, create: true });
 

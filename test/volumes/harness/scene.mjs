@@ -3,6 +3,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { after, afterEach } from "node:test";
 import { Load, Node } from "./node.mjs";
 import { Cable, Place } from "./place.mjs";
 
@@ -40,3 +41,22 @@ export class Scene {
     rmSync(this.directory, { recursive: true, force: true });
   }
 }
+
+/** The scene of a test file, and `node`, which makes a node that stops with its test. */
+export function sceneOfFile() {
+  const scene = new Scene();
+  const nodes = [];
+  after(() => scene.close());
+  afterEach(async () => {
+    for (const node of nodes.splice(0)) await node.stop();
+  });
+  const node = (name, more = {}) => {
+    const made = scene.node({ name, ...more });
+    nodes.push(made);
+    return made;
+  };
+  return { scene, node };
+}
+
+/** A subsystem with one namespace, for any host. */
+export const ofAny = (device) => ({ namespaces: [{ id: 1, device }], hosts: "any" });

@@ -143,6 +143,10 @@ class Device {
     // What the medium is, as far as it tells ("uuid.…", "nguid.…"): another one under the same address is
     // noticed. Empty: it has none, or is not known yet.
     virtual std::string identity() const { return {}; }
+    // How often writes that were acknowledged and not flushed may have been lost below, since it was made.
+    // Who keeps a copy elsewhere compares it in the change listener, which is called before anything is
+    // served again.
+    virtual std::uint64_t losses() const { return 0; }
     virtual void tell(Details& details) const { (void)details; }
     // Names of the devices that it stands on now.
     virtual std::vector<std::string> parts() const { return {}; }

@@ -68,6 +68,14 @@ base::Result<void> Spread::add_part(const PartSpec& part) {
     return {};
 }
 
+std::uint64_t Spread::losses() const {
+    std::uint64_t sum = 0;
+    for (const Part& part : parts_) {
+        sum += part.claim.device() != nullptr ? part.device().losses() : 0;
+    }
+    return sum;
+}
+
 void Spread::part_changed() {
     if (closing()) {
         return;

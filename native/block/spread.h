@@ -18,6 +18,7 @@ class Spread : public Device {
   public:
     Health health() const override;
     std::vector<std::string> parts() const override;
+    std::uint64_t losses() const override;
     void tell(Details& details) const override;
 
   protected:

@@ -211,6 +211,10 @@ class ScriptedTarget {
     }
     // How often an admin queue was joined.
     std::uint32_t associations() const { return associations_; }
+    void overwrite(std::uint64_t offset, std::size_t size, std::uint8_t value) {
+        const std::lock_guard lock(mutex_);
+        std::memset(&memory_[offset], value, size);
+    }
     std::uint8_t content(std::uint64_t offset) {
         const std::lock_guard lock(mutex_);
         return memory_[offset];

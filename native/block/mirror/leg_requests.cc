@@ -1,6 +1,7 @@
 // What a mirror asks of its legs, and how it lets go of a leg that does not answer. See leg_io.h.
 
 #include <algorithm>
+#include <utility>
 
 #include "block/mirror/mirror.h"
 
@@ -121,6 +122,12 @@ void Mirror::leg_ran_dry(Leg& leg) {
 void Mirror::leg_changed(Leg& leg) {
     if (closing()) {
         return;
+    }
+    // What it acknowledged and has not flushed lies in regions with intents. The last leg is what there is.
+    const std::uint64_t losses = leg.claim.device()->losses();
+    const bool lost = std::exchange(leg.losses, losses) != losses;
+    if (lost && serving_ && leg.keeps_metadata() && !(leg.state == LegState::up && up_count() == 1)) {
+        fail_leg(leg, "its cache may be lost");
     }
     const bool away =
         leg.state == LegState::absent || leg.state == LegState::stale || leg.state == LegState::refused;

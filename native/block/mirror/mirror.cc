@@ -96,6 +96,7 @@ base::Result<Leg*> Mirror::add_leg_object(const std::string& device) {
     Leg& leg = *legs_.back();
     leg.claim = claim.take();
     leg.name = device;
+    leg.losses = found->losses();
     leg.claim.on_change([this, &leg] { leg_changed(leg); });
     return &leg;
 }

@@ -81,9 +81,10 @@ struct Leg {
     bool map_needed = false;  // the next batch brings it the whole map
     bool map_written = false;
     bool table_written = false;
-    bool flushing = false;    // before it is promoted
-    Leg* replaces = nullptr;  // leaves when this one is up
-    CommandDone waiter;       // of attach and its like
+    bool flushing = false;     // before it is promoted
+    std::uint64_t losses = 0;  // Device::losses, as it was seen last
+    Leg* replaces = nullptr;   // leaves when this one is up
+    CommandDone waiter;        // of attach and its like
     // Stale, and not by command: it is tried again then.
     base::Nanoseconds failed_at = 0;
     base::Nanoseconds retry_at = 0;

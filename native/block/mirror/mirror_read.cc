@@ -70,8 +70,10 @@ Leg* Mirror::choose_leg(std::uint64_t offset, std::uint64_t length, std::uint32_
 void Mirror::read_ended(Op& op, Leg& leg, Status status) {
     op.reading = nullptr;
     const bool lost = !serving_ || (sums_.enabled() && !sums_.has(op.offset, op.length));
-    const bool fits = status == Status::ok &&
-                      (!sums_.enabled() || (!lost && sums_.fits(op.offset, {op.data(), op.length})));
+    // A leg that is stale by now may have been asked before, and read after, it lost what it had.
+    const bool fits =
+        status == Status::ok && (sums_.enabled() ? !lost && sums_.fits(op.offset, {op.data(), op.length})
+                                                 : leg.state == LegState::up || !serving_);
     if (fits) {
         end_op(op, Status::ok);
         return;
@@ -86,7 +88,7 @@ void Mirror::read_ended(Op& op, Leg& leg, Status status) {
         examine_for(op);
         return;
     }
-    if (status == Status::ok) {
+    if (status == Status::ok && sums_.enabled()) {
         begin(op);
         return;
     }

@@ -64,8 +64,8 @@ void Mirror::copy_piece(Lane& lane) {
 }
 
 void Mirror::piece_read(Lane& lane, Leg& leg, Status status) {
-    if (status != Status::ok) {
-        ++leg.read_errors;
+    if (status != Status::ok || leg.state != LegState::up) {
+        leg.read_errors += status != Status::ok ? 1 : 0;
         lane.tried |= leg.bit();
         if (status == Status::gone && lane.epoch == epoch_) {
             fail_leg(leg, "read: gone");

@@ -111,6 +111,7 @@ void Mirror::scrub_read(Lane& lane) {
 void Mirror::scrub_compare(Lane& lane) {
     const std::uint64_t block = geometry_.block_bytes;
     std::uint32_t wrong = 0;
+    lane.read_ok &= mask_of(LegState::up);
     for (std::uint64_t at = 0; at < lane.length && std::popcount(lane.read_ok) > 1; at += block) {
         const auto same = [&](std::uint32_t a, std::uint32_t b) {
             return std::memcmp(lane.others[a]->data + at, lane.others[b]->data + at, block) == 0;

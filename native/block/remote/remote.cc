@@ -152,6 +152,11 @@ void Remote::controller_ready() {
     state_ = State::serving;
     served_ = true;
     ready_at_ = environment_.reactor.now();
+    if (cache_behind_ && changes_ != changes_flushed_) {
+        ++losses_;
+        changes_flushed_ = changes_;
+    }
+    cache_behind_ = facts_.volatile_cache;
     ++generation_;
     reason_.clear();
     say("info", "connected to " + peer_ + (generation_ > 1 ? " again" : ""));
@@ -391,6 +396,7 @@ void Remote::tell(Details& details) const {
     details.emplace_back("resent", resent_);
     details.emplace_back("retried", retried_);
     details.emplace_back("timeouts", timeouts_);
+    details.emplace_back("cache_losses", losses_);
     details.emplace_back("mean_latency_us",
                          std::uint64_t{answers_ == 0 ? 0 : waited_ / answers_ / base::microsecond});
     if (!last_error_.empty()) {

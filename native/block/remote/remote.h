@@ -16,7 +16,9 @@
 // killed takes its knowledge of doubts with it: there only the reset protects.
 //
 // A peer that lost power may have lost what it had acknowledged and not flushed; no host can see that in the
-// protocol. `generation` in the details counts the connections, and a mirror writes through to more than one.
+// protocol. So each loss of a connection counts as one (`losses`) if the peer has a volatile cache and there
+// was something in it: a mirror then gives its leg anew what was not flushed. Others see what every host of
+// such a peer sees: nothing.
 #pragma once
 
 #include <memory>
@@ -39,6 +41,7 @@ class Remote final : public Device, private initiator::ControllerOwner {
     base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) override;
     Health health() const override;
     std::string identity() const override { return identity_; }
+    std::uint64_t losses() const override { return losses_; }
     void tell(Details& details) const override;
     void command(const Command& command, CommandDone done) override;
 
@@ -79,6 +82,7 @@ class Remote final : public Device, private initiator::ControllerOwner {
         std::uint64_t begin = 0;  // of its range
         std::uint64_t bytes = 0;
         std::uint64_t sent_bytes = 0;  // of the command
+        std::uint64_t changes = 0;     // flush: how many were acknowledged when it was sent
         base::Nanoseconds sent_at = 0;
         base::Nanoseconds not_before = 0;  // to be sent again
         bool at_controller = false;
@@ -174,6 +178,10 @@ class Remote final : public Device, private initiator::ControllerOwner {
     std::vector<Doubt> doubts_;
     std::vector<Piece*> sorted_;  // of find_contested
     std::uint64_t sequence_ = 0;
+    std::uint64_t changes_ = 0;          // that were acknowledged
+    std::uint64_t changes_flushed_ = 0;  // so many of them, at least, are on stable media
+    std::uint64_t losses_ = 0;
+    bool cache_behind_ = false;  // the peer of the last connection has a volatile cache
     // Of one command: what is likely to end within the timeout. Halved when it did not.
     std::uint64_t zeroes_bytes_max_;
     std::uint64_t deallocate_bytes_max_;

@@ -382,6 +382,7 @@ TEST_CASE("who hears that a closing device ends a request may cancel others") {
             auto& self = static_cast<Chained&>(request);
             ++self.completed;
             self.status = status;
+            std::memset(request.scratch, 0xA5, sizeof request.scratch);  // its memory is its owner's again
             if (self.other != nullptr && self.other->completed == 0) {
                 self.of->cancel(*self.other);
             }

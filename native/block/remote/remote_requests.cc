@@ -227,7 +227,10 @@ void Remote::prepare(Piece& piece) {
             piece.data = request.data + (piece.begin - request.offset);
             piece.length = static_cast<std::uint32_t>(piece.sent_bytes);
             break;
-        case Action::flush: piece.sqe.opcode = static_cast<std::uint8_t>(wire::IoOpcode::flush); break;
+        case Action::flush:
+            piece.sqe.opcode = static_cast<std::uint8_t>(wire::IoOpcode::flush);
+            piece.changes = changes_;
+            break;
         case Action::write_zeroes:
             range_of_blocks(wire::IoOpcode::write_zeroes,
                             fua | wire::io_cdw12::deac.put(
@@ -388,7 +391,13 @@ void Remote::answered(Piece& piece, const initiator::Completion& completion) {
         }
         transfer.issued = true;  // the rest is not asked for any more
         drop_waiting_pieces(transfer);
-    } else if (piece.sent_bytes < piece.bytes) {
+    } else if (transfer.request->action == Action::flush) {
+        changes_flushed_ = std::max(changes_flushed_, piece.changes);
+    } else if (change &&
+               (!transfer.request->force_unit_access || transfer.request->action == Action::deallocate)) {
+        ++changes_;
+    }
+    if (completion.status.ok() && piece.sent_bytes < piece.bytes) {
         piece.begin += piece.sent_bytes;
         piece.bytes -= piece.sent_bytes;
         piece.rest = true;

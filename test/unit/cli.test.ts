@@ -256,7 +256,7 @@ test("a dry run prints the command that does it, every word of it", async () => 
 });
 
 test("a word that a group of commands does not have is named, and nothing is listed instead", () => {
-  for (const group of ["hosts", "listen", "device", "jobs"]) {
+  for (const group of ["hosts", "listen", "device", "jobs", "ns"]) {
     const { status, err } = keel(group, "lst");
     assert.equal(status, 2);
     assert.match(err, /unknown command 'lst' Did you mean "ls"\?/);

@@ -86,6 +86,12 @@ function sharing(program: Command): void {
 
 function namespaces(program: Command): void {
   const ns = program.command("ns").description("namespaces of a subsystem");
+  asking(ns.command("ls", { isDefault: true }))
+    .description("the namespaces of a subsystem, or of all")
+    .argument("[subsystem]", "name or NQN")
+    .action(async (subsystem, options) =>
+      (await import("./commands/show.js")).namespacesCommand(subsystem ?? null, options),
+    );
   changing(ns.command("add"))
     .description("export a device as a further namespace")
     .argument("<subsystem>", "name or NQN")

@@ -130,7 +130,7 @@ export const errorTable = {
   E_FOREIGN: {
     text: "the medium is not the one that was there before",
     cause: "another target, image or disk is found under the same address, or it belongs to another volume",
-    fix: "correct the address; if the new medium is meant: keel device accept NAME",
+    fix: "correct the address; if the new medium is meant: keel device accept NAME; for a leg of another volume: keel mirror attach MIRROR LEG --force, or give the mirror that volume:",
     exit: 4,
   },
   E_DEVICE_SIZE: {

@@ -1,8 +1,10 @@
 // Commands that only look.
 
 import { formatEndpoint } from "../../model/endpoint.js";
+import { KeelError } from "../../model/errors.js";
 import type { Json } from "../../model/json.js";
 import { type HostRow, hostRows, type ShareRow, shareRows } from "../../model/listing.js";
+import { didYouMean } from "../../model/nearest.js";
 import type { KeeperReport, ListenerReport, ServerStatus } from "../../model/status.js";
 import { formatSize, formatSpan } from "../../model/units.js";
 import { type Column, type Format, print, printData, printRows, tableText } from "../output.js";
@@ -34,6 +36,27 @@ export async function lsCommand(options: CommonOptions): Promise<void> {
     shareColumns,
     formatOf(options),
     "nothing is shared; keel share PATH --allow HOST-NQN shares something",
+  );
+}
+
+const namespaceTitles = ["NAME", "NSID", "SIZE", "BACK", "STATE", "UUID"];
+const namespaceColumns = shareColumns.filter(({ title }) => namespaceTitles.includes(title));
+
+export async function namespacesCommand(subsystem: string | null, options: CommonOptions): Promise<void> {
+  const rows = shareRows(await fetchStatus(options));
+  const named = rows.filter(({ name, nqn }) => subsystem === null || subsystem === name || subsystem === nqn);
+  if (subsystem !== null && named.length === 0) {
+    const names = rows.map(({ name }) => name);
+    throw new KeelError(
+      "E_NOT_FOUND",
+      `there is no subsystem "${subsystem}".${didYouMean(subsystem, names)}`,
+    );
+  }
+  printRows(
+    named.filter(({ nsid }) => nsid !== 0),
+    namespaceColumns,
+    formatOf(options),
+    "there is no namespace; keel ns add SUBSYSTEM DEVICE exports a device",
   );
 }
 

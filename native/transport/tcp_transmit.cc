@@ -135,14 +135,20 @@ void TcpConnection::append_waiting(nvme::Command& command) {
 }
 
 void TcpConnection::serve_waiting() {
-    while (waiting_first_ != nullptr && room_for(c2h_data_pieces_max + 1)) {
+    const bool after_error = draining_after_error();  // nothing follows a termination request
+    while (waiting_first_ != nullptr && (after_error || room_for(c2h_data_pieces_max + 1))) {
         nvme::Command* command = waiting_first_;
         waiting_first_ = command->next;
         if (waiting_first_ == nullptr) {
             waiting_last_ = nullptr;
         }
         command->next = nullptr;
-        if (command->record->state == nvme::CommandState::receiving) {
+        const bool receiving = command->record->state == nvme::CommandState::receiving;
+        if (after_error) {
+            if (!receiving) {
+                queue_.release(*command);
+            }
+        } else if (receiving) {
             request_data(*command);
         } else {
             EK_CHECK(try_respond(*command), "there is room for any response");

@@ -194,8 +194,8 @@ test("legs come and go without taking the mirror away", () => {
   ]);
   const { a: _a, ...others } = three;
   assert.deepEqual(change(before, stateOf({ ...others, safe: { mirror: ["c", "b"] } }, ["safe"])), [
-    "~ device safe remove leg a",
     "~ device safe add leg c",
+    "~ device safe remove leg a",
     "- device a ram 1MiB",
   ]);
   assert.deepEqual(change(before, stateOf({ ...three, safe: { mirror: ["c", "b"] } }, ["safe"])), [
@@ -205,6 +205,30 @@ test("legs come and go without taking the mirror away", () => {
     change(before, stateOf({ ...three, safe: { mirror: ["a", "b"], resync_rate: "1MiB" } }, ["safe"])),
     ["~ device safe set rate 1048576"],
   );
+});
+
+test("a leg is replaced in one change: the new one is taken first, unless it needs what the old one has", () => {
+  const file = (path: string) => ({ file: path, size: "1MiB" });
+  const before = stateOf({ a: file("/a"), b: ram, safe: { mirror: ["a", "b"] } }, ["safe"]);
+  const legs = (devices: Record<string, unknown>) =>
+    change(before, stateOf({ ...devices, b: ram, safe: { mirror: ["c", "b"] } }, ["safe"])).map((line) =>
+      line.split(" ").slice(0, 5).join(" "),
+    );
+  assert.deepEqual(legs({ c: file("/c") }), [
+    "+ device c file /c",
+    "~ device safe add leg",
+    "~ device safe remove leg",
+    "- device a file /a",
+  ]);
+  const renamed = [
+    "~ device safe remove leg",
+    "+ device c file /a",
+    "~ device safe add leg",
+    "- device a file /a",
+  ];
+  assert.deepEqual(legs({ c: file("/a") }).toSorted(), renamed.toSorted());
+  assert.equal(legs({ c: file("/a") })[0], "~ device safe remove leg");
+  assert.equal(legs({ c: { delay: "d" }, d: file("/a") })[0], "~ device safe remove leg");
 });
 
 test("a leg that is set free can be used elsewhere in the same change", () => {

@@ -7,6 +7,7 @@ import {
   type PartWanted,
   type RemoteWanted,
   sourceName,
+  standsOn,
 } from "../model/state.js";
 import { exactSize } from "../model/units.js";
 
@@ -83,16 +84,26 @@ const command = (
   device: DeviceWanted,
 ): DeviceStep => ({ type: "device-command", verb, arguments: given, device });
 
-/** Whether a device is not wanted any more. */
-type Goes = (name: string) => boolean;
+export type Surroundings = {
+  /** Whether a device is not wanted any more. */
+  readonly goes: (name: string) => boolean;
+  /** Whether a new device needs what a present one has: its medium, or something below. */
+  readonly needs: (fresh: string, present: string) => boolean;
+};
+
+/** As many as a mirror can have. */
+const legsMax = 8;
+/** No stack is deeper. */
+const depthMax = 32;
 
 const names = (parts: readonly PartWanted[]): string[] => parts.map(({ device }) => device);
 
 /**
- * From one list of legs to another. A leg that another one replaces stays in use until that one has everything; a
- * device that is to go is let go at once.
+ * From one list of legs to another. A leg that another one replaces stays in use until that one has everything. A
+ * device that is to go is let go at once, but after new legs were taken, if there is room for both: one that is refused
+ * then costs nothing.
  */
-function legSteps(now: DeviceWanted, wanted: DeviceWanted, goes: Goes): DeviceStep[] {
+function legSteps(now: DeviceWanted, wanted: DeviceWanted, { goes, needs }: Surroundings): DeviceStep[] {
   const steps: DeviceStep[] = [];
   let device = now;
   const step = (verb: string, given: Readonly<Record<string, string>>, parts: PartWanted[]): void => {
@@ -104,13 +115,18 @@ function legSteps(now: DeviceWanted, wanted: DeviceWanted, goes: Goes): DeviceSt
   const gone = before.filter((name) => !after.includes(name));
   const fresh = wanted.parts.filter((part) => !before.includes(part.device));
   const replaceable = gone.filter((name) => !goes(name)).slice(0, fresh.length);
-  for (const leg of gone.filter((name) => !replaceable.includes(name))) {
-    step(
-      "remove_leg",
-      { leg },
-      device.parts.filter((part) => part.device !== leg),
-    );
-  }
+  const leaving = gone.filter((name) => !replaceable.includes(name));
+  const remove = (legs: readonly string[]): void => {
+    for (const leg of legs) {
+      const parts = device.parts.filter((part) => part.device !== leg);
+      step("remove_leg", { leg }, parts);
+    }
+  };
+  const room = before.length + fresh.length - replaceable.length <= legsMax;
+  const stays = (leg: string): boolean =>
+    room && goes(leg) && fresh.length > 0 && !fresh.some((part) => needs(part.device, leg));
+  const last = leaving.filter(stays);
+  remove(leaving.filter((leg) => !last.includes(leg)));
   for (const leg of replaceable) {
     const part = fresh.shift();
     if (part === undefined) break;
@@ -118,6 +134,7 @@ function legSteps(now: DeviceWanted, wanted: DeviceWanted, goes: Goes): DeviceSt
     step("replace_leg", { leg, device: part.device }, parts);
   }
   for (const part of fresh) step("add_leg", { device: part.device }, [...device.parts, part]);
+  remove(last);
   return steps;
 }
 
@@ -140,19 +157,24 @@ export function alteration(
   now: DeviceWanted,
   wanted: DeviceWanted,
   inPlace: boolean,
-  goes: Goes,
+  around: Surroundings,
 ): DeviceStep[] | null {
-  const steps = content(now, wanted, inPlace, goes);
+  const steps = content(now, wanted, inPlace, around);
   if (steps === null || now.suspended === wanted.suspended) return steps;
   if (steps.some(({ type }) => type === "replace-device")) return steps;
   return [...steps, { type: "set-suspended", name: now.name, suspended: wanted.suspended }];
 }
 
-function content(now: DeviceWanted, wanted: DeviceWanted, inPlace: boolean, goes: Goes): DeviceStep[] | null {
+function content(
+  now: DeviceWanted,
+  wanted: DeviceWanted,
+  inPlace: boolean,
+  around: Surroundings,
+): DeviceStep[] | null {
   if (same(deviceIdentity(now), deviceIdentity(wanted))) return [];
   if (now.kind === wanted.kind && now.kind === "mirror" && now.mirror !== null && wanted.mirror !== null) {
     const rate = wanted.mirror.resyncBytesPerSecond;
-    const legs = legSteps(now, wanted, goes);
+    const legs = legSteps(now, wanted, around);
     const tuned = { ...now, parts: wanted.parts, mirror: { ...now.mirror, resyncBytesPerSecond: rate } };
     const steps =
       rate === now.mirror.resyncBytesPerSecond
@@ -183,6 +205,27 @@ function samePlace(left: DeviceWanted | undefined, right: DeviceWanted | undefin
 }
 
 type Named = ReadonlyMap<string, DeviceWanted>;
+
+/** What can be used once only: names of devices and of media, of one and of all below it. */
+function usedBy(name: string, devices: Named, depth = 0): string[] {
+  const device = devices.get(name);
+  if (device === undefined || depth > depthMax) return [];
+  const { path, remote, tcmu, kind, memoryName } = device;
+  return [
+    `device ${name}`,
+    ...(path === null ? [] : [`path ${path}`]),
+    ...(remote === null ? [] : [`remote ${remote.subnqn} ${remote.nsid}`]),
+    ...(tcmu === null ? [] : [`tcmu ${tcmu.configuration}`]),
+    ...(kind === "ram" ? [`memory ${memoryName ?? name}`] : []),
+    ...standsOn(device).flatMap((below) => usedBy(below, devices, depth + 1)),
+  ];
+}
+
+/** Whether `fresh`, which is wanted, needs something that `present` has now. */
+export function needsOf(fresh: string, desired: Named, present: string, now: Named): boolean {
+  const used = new Set(usedBy(present, now));
+  return usedBy(fresh, desired).some((one) => used.has(one));
+}
 
 /** Copying that begins or ends between two states: the step, by the device's name. */
 export function migrationSteps(present: Named, desired: Named): Map<string, DeviceStep> {

@@ -25,6 +25,8 @@ import {
   describeDeviceStep,
   deviceText,
   migrationSteps,
+  needsOf,
+  type Surroundings,
   same,
 } from "./alterations.js";
 
@@ -99,7 +101,10 @@ function planDevices(present: Named, desired: Named, inPlace: ReadonlySet<string
   const moving = new Set(
     [...moves.keys()].flatMap((name) => [name, sourceName(name), destinationName(name)]),
   );
-  const goes = (name: string): boolean => !desired.has(name);
+  const around: Surroundings = {
+    goes: (name) => !desired.has(name),
+    needs: (fresh, leg) => needsOf(fresh, desired, leg, present),
+  };
   const remade = new Set<string>();
   const steps = new Map<string, DeviceStep[]>();
   for (const device of bottomUp([...present.values()])) {
@@ -109,7 +114,8 @@ function planDevices(present: Named, desired: Named, inPlace: ReadonlySet<string
       if (move !== undefined) steps.set(device.name, [move]);
       continue;
     }
-    const altered = wanted === undefined ? null : alteration(device, wanted, inPlace.has(device.name), goes);
+    const altered =
+      wanted === undefined ? null : alteration(device, wanted, inPlace.has(device.name), around);
     // A replaced device brings its own parts; any other goes with what it stands on.
     const stands = wanted !== undefined && standsOn(wanted).some((name) => remade.has(name));
     if (altered === null || stands) remade.add(device.name);
@@ -175,9 +181,10 @@ function deviceSteps(
       group.push({ type: "add-device", device });
       continue;
     }
+    // What only lets go comes first, others may wait for what it holds; unless it waits for something itself.
+    let letsGo = true;
     for (const step of plan.steps.get(name) ?? []) {
-      // What only lets go comes first: others may wait for what it holds.
-      const letsGo = step.type === "device-command" && step.verb === "remove_leg";
+      letsGo = letsGo && step.type === "device-command" && step.verb === "remove_leg";
       (letsGo ? first : group).push(step);
     }
     const madeAnew = (plan.steps.get(name) ?? []).some(({ type }) => type !== "set-suspended");

@@ -1,5 +1,7 @@
 #include "block/remote/remote.h"
 
+#include <netdb.h>
+
 #include <algorithm>
 #include <charconv>
 #include <optional>
@@ -45,6 +47,14 @@ std::optional<Endpoint> parse_endpoint(const std::string& text) {
     if (error != std::errc{} || last != end || endpoint.port == 0) {
         return std::nullopt;
     }
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICHOST;
+    addrinfo* found = nullptr;
+    if (getaddrinfo(endpoint.address.c_str(), nullptr, &hints, &found) != 0) {
+        return std::nullopt;
+    }
+    freeaddrinfo(found);
     return endpoint;
 }
 
@@ -80,7 +90,8 @@ base::Result<void> Remote::start() {
     }
     for (const std::string& address : remote.addresses) {
         if (!parse_endpoint(address)) {
-            return invalid("\"" + address + "\" is not ADDRESS:PORT or [ADDRESS]:PORT");
+            return invalid("\"" + address +
+                           "\" is not ADDRESS:PORT or [ADDRESS]:PORT with an IPv4 or IPv6 address");
         }
     }
     if (remote.subnqn.empty() || remote.subnqn.size() > limits::nqn_bytes_max || remote.hostnqn.empty() ||

@@ -31,6 +31,8 @@
 
 namespace block::remote {
 
+inline bool changes(Action action) { return action != Action::read && action != Action::flush; }
+
 class Remote final : public Device, private initiator::ControllerOwner {
   public:
     Remote(const Environment& environment, const DeviceSpec& spec);
@@ -127,6 +129,12 @@ class Remote final : public Device, private initiator::ControllerOwner {
     void look_around();
     void say(const char* level, const std::string& message);
 
+    // remote_doubts.cc
+    void doubt(const Piece& piece);
+    bool in_doubt(const Transfer& transfer, std::uint64_t begin, std::uint64_t end);
+    void find_contested();
+    bool after_an_older(const Piece& piece) const;
+
     // remote_requests.cc
     static Transfer& transfer_of(Request& request);
     void pump();
@@ -143,10 +151,6 @@ class Remote final : public Device, private initiator::ControllerOwner {
     void enter_line(Transfer& transfer);
     void leave_line(Transfer& transfer);
     void end_overdue();
-    void doubt(const Piece& piece);
-    bool in_doubt(const Transfer& transfer, std::uint64_t begin, std::uint64_t end);
-    void find_contested();
-    bool after_an_older(const Piece& piece) const;
     void shrink_ranges(const Piece& piece);
     std::uint64_t piece_bytes_max(const Request& request) const;
 

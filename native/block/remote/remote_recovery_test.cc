@@ -359,6 +359,25 @@ TEST_CASE("what a peer can do is not promised before it was asked") {
     }
 }
 
+TEST_CASE("an address that is none, or a name, is refused by name") {
+    BlockRig rig;
+    for (const char* const address : {"host.example:4420", "localhost:4420", "127.0.0.1", "127.0.0.1:0",
+                                      "127.0.0.1:70000", "[::1:4420", ":4420", "[]:4420", ""}) {
+        const std::string text = address;
+        CAPTURE(text);
+        block::DeviceSpec spec;
+        {
+            ScriptedTarget target;
+            spec = target.device("far");
+        }
+        spec.remote.addresses = {"127.0.0.1:4420", text};
+        const auto made = rig.make(spec);
+        REQUIRE_FALSE(made.ok());
+        CHECK(made.error().code == "E_INVALID");
+        CHECK(made.error().message.find("\"" + text + "\"") != std::string::npos);
+    }
+}
+
 TEST_CASE("who hears that a closing device ends a request may cancel others") {
     BlockRig rig;
     block::DeviceSpec spec;

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { built, until } from "./harness/node.mjs";
 import { Scene } from "./harness/scene.mjs";
@@ -26,7 +26,7 @@ const skip = !built
 
 let scene;
 before(() => {
-  if (skip === false) scene = new Scene();
+  if (built) scene = new Scene();
 });
 after(() => scene?.close());
 
@@ -70,4 +70,64 @@ test("an unknown handler is refused by name", { skip }, async () => {
   assert.notEqual(status, 0);
   assert.match(err, /nosuch/);
   assert.deepEqual(await server.rpc("keel.devices"), []);
+});
+
+const rbd = "/usr/lib/x86_64-linux-gnu/tcmu-runner/handler_rbd.so";
+const loads = (library) => {
+  try {
+    return !execFileSync("ldd", [library], { encoding: "utf8" }).includes("not found");
+  } catch {
+    return false;
+  }
+};
+const rbdSkip = !built
+  ? "not built: npm run build"
+  : loads(rbd)
+    ? false
+    : `${rbd} or librbd1 is not installed`;
+
+test("the rbd handler without a cluster says itself what is wrong, and disturbs nobody", {
+  skip: rbdSkip,
+}, async () => {
+  const server = scene.node({ name: "cephless", keeper: true });
+  const silent = server.path("silent.conf");
+  writeFileSync(
+    silent,
+    "[global]\nmon_host = 127.0.0.1:1\nclient_mount_timeout = 2\nauth_client_required = none\n",
+  );
+  const absent = server.path("absent.conf");
+  const using = (path) => ({ tcmu: "rbd", path, size: "16MiB", block_size: 512 });
+  const reasons = {
+    a: ["nonsense", /cannot open "nonsense".*image name/],
+    b: [`pool/image;conf=${absent}`, /Could not read config .*absent\.conf/],
+    c: [`pool/image;conf=${silent}`, /Could not connect to cluster/],
+  };
+  await server.start({
+    devices: {
+      other: { ram: "16MiB" },
+      ...Object.fromEntries(Object.entries(reasons).map(([name, [path]]) => [name, using(path)])),
+    },
+    subsystems: { other: { namespaces: [{ id: 1, device: "other" }], hosts: "any" } },
+  });
+  await server.exporting();
+  const load = scene.load(server, "other", [
+    ...["--seconds", "600", "--rate", "1000", "--verify", "--read-percent", "50"],
+  ]);
+  for (const [name, [path, reason]] of Object.entries(reasons)) {
+    const failed = async () => {
+      const device = await server.device(name);
+      return device.state === "failed" && reason.test(device.reason);
+    };
+    await until(failed, `${path} is failed: ${reason}`);
+  }
+  await assert.rejects(server.rpc("keel.device.add", { device: "d", spec: using("nonsense") }), (error) => {
+    assert.equal(error.code, "E_UNREACHABLE");
+    assert.match(error.message, reasons.a[1]);
+    return true;
+  });
+  assert.equal(await server.device("d"), null);
+  // An attempt that is under way does not hide how the one before it ended.
+  assert.match((await server.device("c")).reason, reasons.c[1]);
+  await load.more(500);
+  assert.equal((await load.finish()).errors, 0);
 });

@@ -120,7 +120,7 @@ void Tcmu::look_at_stage() {
             opening_deadline_ = reactor::no_deadline;
             return;
         case Stage::opening:
-            reason_.clear();
+            reason_ = failure_;  // of the attempt before: this one may take long
             opening_deadline_ = environment_.reactor.now() + spec_.tcmu.timeout_ms * base::millisecond;
             return;
         case Stage::refused: lose(channel_->text()); return;
@@ -131,6 +131,7 @@ void Tcmu::look_at_stage() {
         lose("the handler says something impossible: " + problem);
     } else if (adopt(*facts)) {
         reason_.clear();
+        failure_.clear();
         state_ = State::serving;
         served_ = true;
         serving_since_ = environment_.reactor.now();
@@ -180,7 +181,7 @@ void Tcmu::ended(const std::string& how) {
     deadline_timer_.stop();
     const bool lasted = state_ == State::serving && environment_.reactor.now() - serving_since_ >= steady;
     state_ = State::waiting;
-    reason_ = reason;
+    failure_ = reason_ = reason;
     settle_in_flight();
     channel_.reset();
     if (closed_) {

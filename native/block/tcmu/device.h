@@ -103,6 +103,7 @@ class Tcmu final : public Device, private Process::Listener {
     bool foreign_ = false;
     std::string reason_;  // why it does not serve, or did not last
     std::string lost_reason_;
+    std::string failure_;  // how the attempt before ended; empty: it serves, or is the first
     std::array<Slot, slots_max> slots_{};
     std::uint64_t next_order_ = 0;
     Transfer* first_ = nullptr;

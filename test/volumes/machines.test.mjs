@@ -140,26 +140,30 @@ test("a slow leg slows writes and loses nothing", { skip }, async () => {
   assert.equal((await load.ended).errors, 0);
 });
 
+// On a busy machine the p99 of a second is anything from 50 µs to 80 ms, suspended or not: what the suspension itself
+// costs would be in every sample, so the best of each kind are compared.
 test("suspending a leg leaves the latency of other volumes alone", { skip }, async (context) => {
-  const alone = ["--seconds", "2", "--verify", "--read-percent", "50", "--depth", "4", "--rate", "2000"];
-  const quiet = await scene.load(front, "alone", alone).ended;
-  const load = scene.load(front, "m", ["--seconds", "0", "--count", "6000", ...verifying]);
-  await load.more(500);
-  await front.keel("device", "suspend", "l");
-  const beside = await scene.load(front, "alone", alone).ended;
+  const options = ["--seconds", "1", "--verify", "--read-percent", "50", "--depth", "4", "--rate", "2000"];
+  const p99 = async () => (await scene.load(front, "alone", options).ended).latency.p99_us;
+  const load = scene.load(front, "m", ["--seconds", "600", ...verifying]);
+  const quiet = [];
+  const beside = [];
+  for (let round = 0; round < 3; ++round) {
+    await load.more(200);
+    quiet.push(await p99());
+    await front.keel("device", "suspend", "l");
+    beside.push(await p99());
+    if (round < 2) await front.keel("device", "resume", "l");
+  }
   await front.keel("mirror", "detach", "m", "l");
   await load.more(500);
   await front.keel("device", "resume", "l");
   await front.keel("mirror", "attach", "m", "l");
   await bothUp();
-  assert.equal((await load.ended).errors, 0);
-  context.diagnostic(
-    `p99 alone ${quiet.latency.p99_us.toFixed(0)} µs, beside a suspended leg ${beside.latency.p99_us.toFixed(0)} µs`,
-  );
-  assert.ok(
-    beside.latency.p99_us < quiet.latency.p99_us * 10 + 20_000,
-    `${beside.latency.p99_us} µs against ${quiet.latency.p99_us} µs`,
-  );
+  assert.equal((await load.finish()).errors, 0);
+  const shown = `p99 ${quiet.map(Math.round).join(", ")} µs, beside a suspended leg ${beside.map(Math.round).join(", ")} µs`;
+  context.diagnostic(shown);
+  assert.ok(Math.min(...beside) < Math.min(...quiet) * 10 + 10_000, shown);
 });
 
 test("a leg is replaced by another device while the volume is used", { skip }, async () => {

@@ -222,7 +222,7 @@ Napi::Value adoption_value(Napi::Env env, const engine::Adoption& adoption) {
 namespace {
 
 Napi::Value restart_value(Napi::Env env, const engine::RestartRecord& record) {
-    const auto part = [&](std::uint64_t from, std::uint64_t to) {
+    const auto part = [&](std::uint64_t from, std::uint64_t to) -> Napi::Value {
         return Napi::Number::New(env, from != 0 && to > from ? static_cast<double>(to - from) / 1e6 : 0);
     };
     Napi::Object object = Napi::Object::New(env);
@@ -235,6 +235,15 @@ Napi::Value restart_value(Napi::Env env, const engine::RestartRecord& record) {
     object.Set("startMs", part(record.died_ns, record.go_ns));
     object.Set("configureMs", part(record.go_ns, record.configured_ns));
     object.Set("adoptMs", part(record.configured_ns, record.served_ns));
+    // After the death; null: before it, or not known.
+    const auto since = [&](std::uint64_t at) -> Napi::Value {
+        return record.died_ns != 0 && at > record.died_ns ? part(record.died_ns, at) : env.Null();
+    };
+    object.Set("processMs", since(record.started_ns));
+    object.Set("loadedMs", since(record.loaded_ns));
+    object.Set("mappedMs", since(record.mapped_ns));
+    object.Set("barrierMs", since(record.barrier_ns));
+    object.Set("firstByteMs", since(record.first_byte_ns));
     object.Set("carried", number(env, record.carried));
     object.Set("begun", number(env, record.begun));
     object.Set("refused", number(env, record.refused));

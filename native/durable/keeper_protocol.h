@@ -24,15 +24,17 @@
 //   ROLE role= generation=  first message. role: active, standby
 //   ITEM kind= name= id=    + descriptor. Memory files come at once, listeners and connections after GO;
 //                           a connection's name is its listener's
-//   GO reason= exit= died_ns= killed= previous_pid= restarts=
+//   GO reason= exit= died_ns= killed= previous_pid= restarts= started_ns=
 //                           be the server. reason: start, keeper (which found its store in systemd), crash,
-//                           watchdog, upgrade. died_ns: CLOCK_MONOTONIC at which the death was seen, or 0
+//                           watchdog, upgrade. died_ns: CLOCK_MONOTONIC at which the death was seen, or 0;
+//                           started_ns: at which the process that gets this was made
 //   END of= count=          of=memory: the memory files that were stored when this process started have been
 //                           sent; of=all (after GO): everything has, in so many ITEM messages altogether
 //   CONNECTION id= name=    + descriptor; newly accepted through listener `name`, stored before
 //   FORGOTTEN kind= name=   is no longer stored
 //   REFUSED verb= kind= name= reason=   a STORE, FORGET or RESTART (without kind and name) that was not begun
-//   QUIESCE deadline_ms=    take no new work, finish or park the present one, say QUIESCED
+//   QUIESCE deadline_ms= describe=   take no new work, finish or park the present one, say QUIESCED. describe=0:
+//                           the successor can read the arena; otherwise it may need a description
 //   RESTART-FAILED reason=  go on as before
 //   KEEPER-INFO …           see docs/keeper.md
 //

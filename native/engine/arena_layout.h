@@ -41,7 +41,7 @@ inline std::vector<durable::RegionSpec> regions_for(const Options& options) {
         {"subsystems", sizeof(nvme::SubsystemRecord), limits::subsystems_max, nvme_records_version},
         {"namespaces", sizeof(nvme::NamespaceRecord), namespace_records, nvme_records_version},
         {"memories", sizeof(MemoryRecord), limits::devices_max, 1},
-        {"restarts", sizeof(RestartArea), 1, 1},
+        {"restarts", sizeof(RestartArea), 1, 2},
     };
 }
 

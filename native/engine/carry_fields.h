@@ -280,6 +280,11 @@ void each_field(auto& visit, Of<RestartRecord> auto& record) {
     visit("go_ns", record.go_ns);
     visit("configured_ns", record.configured_ns);
     visit("served_ns", record.served_ns);
+    visit("started_ns", record.started_ns);
+    visit("loaded_ns", record.loaded_ns);
+    visit("mapped_ns", record.mapped_ns);
+    visit("barrier_ns", record.barrier_ns);
+    visit("first_byte_ns", record.first_byte_ns);
     visit("previous_pid", record.previous_pid);
     visit("carried", record.carried);
     visit("begun", record.begun);

@@ -21,8 +21,10 @@ namespace engine {
 namespace {
 
 constexpr base::Nanoseconds quarantine_poll = 2 * base::millisecond;
+constexpr base::Nanoseconds part_period_min = 500 * base::microsecond;
 constexpr base::Nanoseconds map_ahead_period = 1 * base::second;
 constexpr base::Nanoseconds device_watch_period = 1 * base::second;
+constexpr std::uint32_t closed_slots_max = 16;
 constexpr std::size_t admissions_max = 4096;
 constexpr const char* arena_name = "arena";
 
@@ -39,6 +41,10 @@ Engine::BufferService::BufferService(Engine& owner)
 
 Engine::Forgetting::Forgetting(Engine& owner)
     : Timer(owner.reactor_, [](Timer& timer) { static_cast<Forgetting&>(timer).engine.forget_memories(); }),
+      engine(owner) {}
+
+Engine::LastParts::LastParts(Engine& owner)
+    : Timer(owner.reactor_, [](Timer& timer) { static_cast<LastParts&>(timer).engine.complete_record(); }),
       engine(owner) {}
 
 Engine::MapAhead::MapAhead(Engine& owner)
@@ -88,6 +94,7 @@ base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options,
     std::unique_ptr<Engine> engine(new Engine(options, std::move(opened), std::move(memory), kernel.take(),
                                               std::move(keeper), other_layout));
     engine->build();
+    engine->mapped_at_ = base::monotonic_now();
     return engine;
 }
 
@@ -160,6 +167,7 @@ void Engine::build() {
     };
     quarantine_ = std::make_unique<Quarantine>(*this);
     forgetting_ = std::make_unique<Forgetting>(*this);
+    last_parts_ = std::make_unique<LastParts>(*this);
     map_ahead_ = std::make_unique<MapAhead>(*this);
     device_watch_ = std::make_unique<DeviceWatch>(*this);
     device_news_ = std::make_unique<DeviceNews>(*this);
@@ -211,7 +219,9 @@ void Engine::run() {
     pthread_setname_np(pthread_self(), "keel-reactor");
     if (keeper_) {
         keeper_->on_go = [this](const KeeperGo& told) { go(told); };
-        keeper_->on_quiesce = [this](base::Nanoseconds deadline) { come_to_rest(deadline); };
+        keeper_->on_quiesce = [this](base::Nanoseconds deadline, bool describe) {
+            come_to_rest(deadline, describe);
+        };
         keeper_->on_restart_failed = [this](const std::string& reason) {
             go_on();
             if (sink_) {
@@ -227,7 +237,6 @@ void Engine::run() {
         keeper_->attach(reactor_, *memories_);
         if (keeper_->standby()) {
             map_ahead();
-            keeper_->client().standby(other_layout_);
         }
     } else {
         KeeperGo alone;
@@ -277,6 +286,10 @@ void Engine::go(const KeeperGo& told) {
 void Engine::take_over(std::function<void(const Takeover&)> taken) {
     if (!going_) {
         taken_ = std::move(taken);
+        if (keeper_ && keeper_->standby()) {
+            // Not before: a planned replacement begins at once, and hosts would wait for preparations.
+            keeper_->client().standby(other_layout_);
+        }
         return;
     }
     Takeover takeover;
@@ -310,6 +323,7 @@ void Engine::stop(std::function<void()> stopped) {
     post([this, stopped = std::move(stopped)]() mutable {
         stopped_ = std::move(stopped);
         device_watch_->stop();
+        last_parts_->stop();
         map_ahead_->stop();
         if (keeper_) {
             keeper_->client().stopping();
@@ -501,14 +515,16 @@ void Engine::quarantine_buffers() {
     check_quarantine();
 }
 
+bool Engine::waits_for_locks() const {
+    return std::any_of(devices_.begin(), devices_.end(),
+                       [](const auto& device) { return device->health().state == "waiting for lock"; });
+}
+
 void Engine::check_quarantine() {
     if (quarantine_->buffers.empty()) {
         return;
     }
-    const bool waiting = std::any_of(devices_.begin(), devices_.end(), [](const auto& device) {
-        return device->health().state == "waiting for lock";
-    });
-    if (waiting) {
+    if (waits_for_locks()) {
         quarantine_->start_after(quarantine_poll);
         return;
     }
@@ -567,6 +583,7 @@ std::vector<bool> Engine::silent_controllers() const {
 
 Adoption Engine::adopt() {
     const base::Nanoseconds configured_at = base::monotonic_now();
+    const bool locks_missing = waits_for_locks();
     Adoption adoption;
     adoption.carried_arena = arena_.content() == durable::Arena::Content::carried || rebuilt_;
     if (keeper_) {
@@ -649,9 +666,28 @@ Adoption Engine::adopt() {
         record.executed = adoption.executed;
         go_.reason.copy(record.reason, sizeof record.reason - 1);
         go_.exit.copy(record.exit, sizeof record.exit - 1);
-        remember(arena_.slot<RestartArea>(Region::restarts, 0), record);
+        record.started_ns = go_.started_ns;
+        record.loaded_ns = keeper_ ? keeper_->opened_at() : 0;
+        record.mapped_ns = mapped_at_;
+        record.barrier_ns = locks_missing ? 0 : configured_at;
+        last_parts_->record = &remember(arena_.slot<RestartArea>(Region::restarts, 0), record);
+        complete_record();
     }
     return adoption;
+}
+
+// The more time has passed, the less a moment matters.
+void Engine::complete_record() {
+    RestartRecord& record = *last_parts_->record;
+    const base::Nanoseconds now = base::monotonic_now();
+    if (record.barrier_ns == 0 && !waits_for_locks()) {
+        record.barrier_ns = now;
+    }
+    record.first_byte_ns = transport_ ? transport_->first_sent_at() : 0;
+    if (record.barrier_ns == 0 || record.first_byte_ns == 0) {
+        last_parts_->start_after(
+            std::min((now - record.served_ns) / 16 + part_period_min, device_watch_period));
+    }
 }
 
 // The connections of the server that lives come and go.
@@ -660,6 +696,22 @@ void Engine::map_ahead() {
         return;
     }
     arena_.map_ahead();
+    // Low slots are taken first. Looking at those that never were would make them resident.
+    std::size_t connections = 0;
+    std::uint32_t closed = 0;
+    std::uint32_t entries = limits::queue_entries_min;
+    for (std::uint32_t slot = 0; slot < options_.connections_max && closed < closed_slots_max; ++slot) {
+        const auto& record = arena_.slot<transport::ConnectionRecord>(Region::connections, slot);
+        ++closed;
+        if (record.state == transport::ConnectionState::open) {
+            ++connections;
+            closed = 0;
+            entries = std::max<std::uint32_t>(entries, record.queue.entries);
+        }
+    }
+    const std::size_t commands = std::min<std::size_t>(std::size_t{entries} * 2, limits::command_slots_max);
+    target_->command_memory().prepare(connections, sizeof(nvme::Command) * limits::command_slots_max,
+                                      sizeof(nvme::Command) * commands);
     map_ahead_->start_after(map_ahead_period);
 }
 

@@ -228,6 +228,12 @@ class Engine {
         explicit DeviceNews(Engine& engine);
         Engine& engine;
     };
+    // Completes the record of the restart that made this process the server, as the rest becomes known.
+    struct LastParts : reactor::Timer {
+        explicit LastParts(Engine& engine);
+        Engine& engine;
+        RestartRecord* record = nullptr;
+    };
     // Of a standby: has the arena mapped as it grows.
     struct MapAhead : reactor::Timer {
         explicit MapAhead(Engine& engine);
@@ -247,12 +253,14 @@ class Engine {
     // quiesce.cc: a planned replacement, perhaps by a version whose arena differs (carry.h)
     struct Rest {
         base::Nanoseconds quiet_by = 0, end_by = 0;
+        bool describe = true;    // for a successor whose arena differs
         bool described = false;  // nothing may change any more
         bool over = false;       // the replacement failed
     };
-    void come_to_rest(base::Nanoseconds deadline);
+    void come_to_rest(base::Nanoseconds deadline, bool describe);
     void check_rest();
     bool is_quiet(bool needs_end_only);
+    void rest();
     void be_described();
     void go_on();
     void rebuild();
@@ -273,6 +281,8 @@ class Engine {
     void forget_memories();
     void quarantine_buffers();
     void check_quarantine();
+    bool waits_for_locks() const;
+    void complete_record();
     void map_ahead();
     void watch_devices();
     void make_pages_huge(const block::Device& device);
@@ -337,6 +347,7 @@ class Engine {
     std::unique_ptr<transport::TcpTransport> transport_;
     std::unique_ptr<Quarantine> quarantine_;
     std::unique_ptr<Forgetting> forgetting_;
+    std::unique_ptr<LastParts> last_parts_;
     std::unique_ptr<MapAhead> map_ahead_;
     std::unique_ptr<DeviceWatch> device_watch_;
     std::unique_ptr<DeviceNews> device_news_;
@@ -345,6 +356,7 @@ class Engine {
     bool going_ = false;
     KeeperGo go_;
     base::Nanoseconds go_at_ = 0;
+    base::Nanoseconds mapped_at_ = 0;
     std::unique_ptr<Rest> rest_;
     bool rebuilt_ = false;                       // of a description that another version left
     std::string loss_;                           // why there was none

@@ -42,6 +42,7 @@ KeeperGo go_of(const KeeperMessage& message) {
     go.reason = message.value("reason");
     go.exit = message.value("exit");
     go.died_ns = message.number("died_ns").value_or(0);
+    go.started_ns = message.number("started_ns").value_or(0);
     go.killed = message.number("killed").value_or(0) != 0;
     go.previous_pid = message.number("previous_pid").value_or(0);
     go.restarts = message.number("restarts").value_or(0);
@@ -338,7 +339,8 @@ void KeeperClient::tell(const KeeperMessage& message, int descriptor) {
     } else if (verb == "QUIESCE") {
         events_->keeper_quiesce(
             reactor_->now() + std::min<std::uint64_t>(message.number("deadline_ms").value_or(0), 3'600'000) *
-                                  base::millisecond);
+                                  base::millisecond,
+            message.number("describe").value_or(1) != 0);
     } else if (verb == "RESTART-FAILED") {
         events_->keeper_restart_failed(message.value("reason"));
     } else if (verb == "KEEPER-INFO") {

@@ -37,10 +37,11 @@ struct KeeperStart {
 
 // From here on this process is the server.
 struct KeeperGo {
-    std::string reason;         // start, keeper, crash, watchdog, upgrade
-    std::string exit;           // of the predecessor: "signal:9", "code:1"; empty if there was none
-    std::uint64_t died_ns = 0;  // CLOCK_MONOTONIC; 0: unknown
-    bool killed = false;        // by the keeper
+    std::string reason;            // start, keeper, crash, watchdog, upgrade
+    std::string exit;              // of the predecessor: "signal:9", "code:1"; empty if there was none
+    std::uint64_t died_ns = 0;     // CLOCK_MONOTONIC; 0: unknown
+    std::uint64_t started_ns = 0;  // this process was made
+    bool killed = false;           // by the keeper
     std::uint64_t previous_pid = 0;
     std::uint64_t restarts = 0;
 };
@@ -65,7 +66,8 @@ class KeeperEvents {
     virtual void keeper_forgotten(const std::string& kind, const std::string& name) = 0;
     // `what`: "STORE memory arena", "FORGET listener main", "RESTART"
     virtual void keeper_refused(const std::string& what, const std::string& reason) = 0;
-    virtual void keeper_quiesce(base::Nanoseconds deadline) = 0;  // answer by `quiesced`
+    // Answer by `quiesced`. `describe`: a successor may need the description (carry.h).
+    virtual void keeper_quiesce(base::Nanoseconds deadline, bool describe) = 0;
     virtual void keeper_restart_failed(const std::string& reason) = 0;
     virtual void keeper_info(const KeeperInfo& info) = 0;
     virtual void keeper_lost() = 0;  // the keeper is gone; nothing more comes

@@ -40,8 +40,10 @@ struct Recorder : engine::KeeperEvents {
     void keeper_refused(const std::string& what, const std::string& reason) override {
         heard.push_back("refused " + what + ": " + reason);
     }
-    void keeper_quiesce(base::Nanoseconds deadline) override {
-        heard.push_back(deadline > base::monotonic_now() ? "quiesce" : "quiesce late");
+    void keeper_quiesce(base::Nanoseconds deadline, bool describe) override {
+        heard.push_back(deadline <= base::monotonic_now() ? "quiesce late"
+                        : describe                        ? "quiesce"
+                                                          : "quiesce undescribed");
     }
     void keeper_restart_failed(const std::string& reason) override { heard.push_back("failed " + reason); }
     void keeper_info(const KeeperInfo& info) override {
@@ -183,20 +185,17 @@ TEST_CASE_FIXTURE(Fixture, "every message of the keeper reaches its callback, ga
             .add("reason", "exists"));
     say(KeeperMessage("REFUSED").add("verb", "RESTART").add("reason", "under way"));
     say(KeeperMessage("QUIESCE").add("deadline_ms", 5000));
+    say(KeeperMessage("QUIESCE").add("deadline_ms", 5000).add("describe", 0));
     say(KeeperMessage("RESTART-FAILED").add("reason", "it ended"));
     say(KeeperMessage("KEEPER-INFO").add("pid", 5).add("standby", "warm").add("last_reason", "crash"));
     close(keeper);
     keeper = -1;
     CHECK(run_until([&] { return recorder.has("lost"); }));
-    const std::vector<std::string> expected = {"connection 2 main 9",
-                                               "item 0 new 10",
-                                               "forgotten listener main",
-                                               "refused STORE memory x: exists",
-                                               "refused RESTART: under way",
-                                               "quiesce",
-                                               "failed it ended",
-                                               "info 5 warm crash",
-                                               "lost"};
+    const std::vector<std::string> expected = {"connection 2 main 9",        "item 0 new 10",
+                                               "forgotten listener main",    "refused STORE memory x: exists",
+                                               "refused RESTART: under way", "quiesce",
+                                               "quiesce undescribed",        "failed it ended",
+                                               "info 5 warm crash",          "lost"};
     CHECK(recorder.heard == expected);
     CHECK_FALSE(client->connected());
     CHECK_FALSE(client->ready());

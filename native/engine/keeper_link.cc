@@ -224,9 +224,9 @@ void KeeperLink::keeper_refused(const std::string& what, const std::string& reas
     }
 }
 
-void KeeperLink::keeper_quiesce(base::Nanoseconds deadline) {
+void KeeperLink::keeper_quiesce(base::Nanoseconds deadline, bool describe) {
     if (on_quiesce) {
-        on_quiesce(deadline);
+        on_quiesce(deadline, describe);
     } else {
         client_.quiesced();
     }

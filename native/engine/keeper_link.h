@@ -33,6 +33,7 @@ class KeeperLink final : private KeeperEvents {
     ~KeeperLink();
 
     bool standby() const { return standby_; }
+    base::Nanoseconds opened_at() const { return opened_at_; }
     // The memory file of this name that a predecessor stored, or -1. Stays the link's.
     int memory(const std::string& name) const;
     // The keeper shall hold them no longer. Reactor thread.
@@ -55,7 +56,7 @@ class KeeperLink final : private KeeperEvents {
     std::function<void(const std::string& reason)> on_restart_failed;
     std::function<void()> on_lost;
     // Answered by KeeperClient::quiesced before `deadline`, on the monotonic clock.
-    std::function<void(base::Nanoseconds deadline)> on_quiesce;
+    std::function<void(base::Nanoseconds deadline, bool describe)> on_quiesce;
 
     // The listening socket stored under this name, or -1; the caller duplicates it.
     int listener(const std::string& name) const;
@@ -77,7 +78,7 @@ class KeeperLink final : private KeeperEvents {
     void keeper_connection(const KeeperItem& connection) override;
     void keeper_forgotten(const std::string& kind, const std::string& name) override;
     void keeper_refused(const std::string& what, const std::string& reason) override;
-    void keeper_quiesce(base::Nanoseconds deadline) override;
+    void keeper_quiesce(base::Nanoseconds deadline, bool describe) override;
     void keeper_restart_failed(const std::string& reason) override;
     void keeper_info(const KeeperInfo& info) override;
     void keeper_lost() override;
@@ -85,6 +86,7 @@ class KeeperLink final : private KeeperEvents {
 
     KeeperClient client_;
     bool standby_ = false;
+    base::Nanoseconds opened_at_ = base::monotonic_now();
     bool gone_ = false;  // GO was said
     KeeperGo go_;
     Memories* memories_ = nullptr;

@@ -62,7 +62,7 @@ std::string Engine::data_name(const durable::Arena& arena) {
 
 // --- the old process ---
 
-void Engine::come_to_rest(base::Nanoseconds deadline) {
+void Engine::come_to_rest(base::Nanoseconds deadline, bool describe) {
     if (rest_) {
         if (rest_->described) {
             keeper_->client().quiesced();
@@ -71,7 +71,9 @@ void Engine::come_to_rest(base::Nanoseconds deadline) {
     }
     const base::Nanoseconds now = base::monotonic_now();
     rest_ = std::make_unique<Rest>();
-    rest_->quiet_by = std::min(deadline, now + quiet_wait);
+    rest_->describe = describe;
+    // A successor that reads the arena finds every command in it.
+    rest_->quiet_by = describe ? std::min(deadline, now + quiet_wait) : now;
     rest_->end_by = std::min(deadline, now + end_wait);
     transport_->stop_reading();
     post([this] { check_rest(); });
@@ -103,7 +105,10 @@ void Engine::check_rest() {
         return;
     }
     if (!rest_->over) {
-        be_described();
+        if (rest_->describe) {
+            be_described();
+        }
+        rest();
     }
     // In the next iteration, with a clock that knows how much time has passed.
     post([this] {
@@ -133,6 +138,10 @@ void Engine::be_described() {
     } else {
         arena_.header().counters[counter_described] = mark;
     }
+}
+
+// Until the end, or until the replacement has failed.
+void Engine::rest() {
     rest_->described = true;
     keeper_->client().quiesced();
     const base::Nanoseconds limit = base::monotonic_now() + rest_max;

@@ -8,7 +8,7 @@
 
 namespace engine {
 
-void remember(RestartArea& area, const RestartRecord& record) {
+RestartRecord& remember(RestartArea& area, const RestartRecord& record) {
     RestartTotals& totals = area.totals;
     RestartRecord& place = area.records[totals.restarts % RestartArea::kept];
     place = record;
@@ -32,6 +32,7 @@ void remember(RestartArea& area, const RestartRecord& record) {
        : is("upgrade")  ? totals.upgrade
                         : totals.other);
     durable::commit(totals.restarts, totals.restarts + 1);
+    return place;
 }
 
 std::vector<RestartRecord> restarts_of(const RestartArea& area) {

@@ -16,6 +16,12 @@ struct RestartRecord {
     std::uint64_t go_ns;          // the successor was told to serve, and had all descriptors
     std::uint64_t configured_ns;  // devices, subsystems and listeners were there
     std::uint64_t served_ns;      // connections were read and answered again
+    // The same clock. A standby was started, loaded and mapped before the death. 0: unknown, or not yet.
+    std::uint64_t started_ns;     // the successor's process was made
+    std::uint64_t loaded_ns;      // its program runs
+    std::uint64_t mapped_ns;      // arena and data pool are mapped, the ring is there
+    std::uint64_t barrier_ns;     // no device waited any more for the dead process's I/O to end
+    std::uint64_t first_byte_ns;  // the first bytes to a host were on their way
     std::uint64_t previous_pid;
     std::uint32_t carried;  // connections
     std::uint32_t begun;
@@ -24,7 +30,7 @@ struct RestartRecord {
     char reason[24];         // crash, watchdog, upgrade, keeper
     char exit[16];
 };
-static_assert(sizeof(RestartRecord) == 112);
+static_assert(sizeof(RestartRecord) == 152);
 
 struct RestartTotals {
     static constexpr std::uint32_t pause_buckets = 16;  // below 1 ms · 2^i; the last one: all above
@@ -41,7 +47,8 @@ struct RestartArea {
     RestartRecord records[kept];
 };
 
-void remember(RestartArea& area, const RestartRecord& record);
+// Answers where the record lies, for what is known only later.
+RestartRecord& remember(RestartArea& area, const RestartRecord& record);
 // Newest first.
 std::vector<RestartRecord> restarts_of(const RestartArea& area);
 

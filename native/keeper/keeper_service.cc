@@ -84,7 +84,7 @@ void Keeper::activate() {
             .add("killed", previous_killed_ ? 1 : 0)
             .add("previous_pid", static_cast<std::uint64_t>(previous_pid_));
     }
-    go.add("restarts", ledger.restarts);
+    go.add("restarts", ledger.restarts).add("started_ns", child.started_at);
     child.go_sent = true;
     child.send(std::move(go));
     feed(child);
@@ -261,8 +261,10 @@ void Keeper::quiesce_active() {
         return;
     }
     upgrade_by_ = now + options_.quiesce_max;
-    active_->send(
-        durable::KeeperMessage("QUIESCE").add("deadline_ms", options_.quiesce_max / base::millisecond));
+    // What a version with the same layout finds in the arena need not be described; hosts wait meanwhile.
+    active_->send(durable::KeeperMessage("QUIESCE")
+                      .add("deadline_ms", options_.quiesce_max / base::millisecond)
+                      .add("describe", !standby_ || standby_->other_layout ? 1 : 0));
     feed(*active_);
 }
 

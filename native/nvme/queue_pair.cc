@@ -99,7 +99,7 @@ QueuePair::QueuePair(Target& target, Connection& connection, reactor::Reactor& r
       buffers_(buffers),
       record_(record),
       records_(command_records.size() < no_slot ? command_records : command_records.first(no_slot - 1)) {
-    void* const memory = std::malloc(sizeof(Command) * records_.size());
+    void* const memory = target_.command_memory().take(sizeof(Command) * records_.size());
     EK_CHECK(memory != nullptr || records_.empty(), "no memory for the commands of a queue");
     commands_ = static_cast<Command*>(memory);
     free_slots_.reserve(records_.size());

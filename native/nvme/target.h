@@ -22,6 +22,7 @@
 #include "base/limits.h"
 #include "base/result.h"
 #include "block/device.h"
+#include "nvme/command_memory.h"
 #include "nvme/controller_record.h"
 #include "nvme/latency.h"
 #include "nvme/namespace.h"
@@ -253,6 +254,7 @@ class Target {
     void emit(const TargetEvent& event);
     // Runs `task` in the reactor's next iteration, unless this object is gone by then.
     void post(std::function<void()> task);
+    CommandMemory& command_memory() { return command_memory_; }
     void connection_opened() { ++connection_count_; }
     void connection_closed() { --connection_count_; }
     // A new controller with a record, or null and the status to answer; the host may retry all of them.
@@ -300,6 +302,7 @@ class Target {
     reactor::BufferPool& buffers_;
     Records records_;
     TargetLimits limits_;
+    CommandMemory command_memory_;
     AdmissionHook hook_;
     ProtectionHook protection_hook_;
     std::function<void(const TargetEvent&)> sink_;

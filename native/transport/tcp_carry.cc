@@ -15,6 +15,7 @@ void TcpConnection::stop_reading() {
 }
 
 void TcpTransport::stop_reading() {
+    read_adopted();
     around_.reads = false;
     for (const auto& connection : connections_) {
         if (connection) {

@@ -72,6 +72,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
         // The connection has ended, nothing refers to it any more; the owner closes the socket and destroys
         // it.
         std::function<void(TcpConnection&)> ended;
+        base::Nanoseconds first_sent_at = 0;  // by any connection; 0: nothing was sent yet
         bool reads = true;  // false: no receive is begun, because the process is to be replaced
     };
 
@@ -89,6 +90,8 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     bool adopt();
     void resume();
     std::uint32_t execute_adopted();
+    // After execute_adopted: reads again.
+    void read_adopted();
 
     // nvme::Connection
     void respond(nvme::Command& command) override;
@@ -258,6 +261,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     bool queue_idle_ = false;
     std::vector<std::uint16_t> adopted_live_;   // between adopt and resume
     std::vector<std::uint16_t> adopted_ready_;  // between resume and execute_adopted
+    bool reads_later_ = false;                  // between execute_adopted and read_adopted
 };
 
 }  // namespace transport

@@ -12,6 +12,7 @@
 #include "nvme/subsystem.h"
 #include "transport/stream_position.h"
 #include "transport/tcp_connection.h"
+#include "transport/tcp_transport.h"
 
 namespace transport {
 
@@ -234,8 +235,7 @@ void TcpConnection::ready_after_adoption(nvme::Command& command, bool in_capsule
     adopted_ready_.push_back(command.slot);
 }
 
-// The devices are free of the dead process: what was in flight is executed again, in the order of the stream,
-// and new commands are read.
+// The devices are free of the dead process: what was in flight is executed again, in the order of the stream.
 std::uint32_t TcpConnection::execute_adopted() {
     using nvme::InFlight;
     const nvme::Controller* controller = queue_.controller();
@@ -257,10 +257,39 @@ std::uint32_t TcpConnection::execute_adopted() {
             start(command);
         }
     }
-    if (!ending_) {
+    reads_later_ = true;
+    return count;
+}
+
+void TcpConnection::read_adopted() {
+    if (std::exchange(reads_later_, false) && !ending_) {
         parse();
     }
+}
+
+TcpTransport::AdoptedReads::AdoptedReads(reactor::Reactor& reactor, TcpTransport& owner)
+    : Timer(reactor, [](Timer& timer) { static_cast<AdoptedReads&>(timer).transport.read_adopted(); }),
+      transport(owner) {}
+
+std::uint32_t TcpTransport::execute_adopted() {
+    std::uint32_t count = 0;
+    for (auto& connection : connections_) {
+        if (connection && !connection->ending()) {
+            count += connection->execute_adopted();
+        }
+    }
+    adopted_reads_.start_after(1);
     return count;
+}
+
+// All of them in one iteration: those that come first would be served again and again before the last.
+void TcpTransport::read_adopted() {
+    adopted_reads_.stop();
+    for (auto& connection : connections_) {
+        if (connection) {
+            connection->read_adopted();
+        }
+    }
 }
 
 }  // namespace transport

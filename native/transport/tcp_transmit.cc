@@ -328,6 +328,9 @@ void TcpConnection::sent(std::int32_t result) {
     if (result > 0) {
         counters_.sent_bytes += static_cast<std::uint64_t>(result);
         last_sent_at_ = around_.reactor.now();
+        if (around_.first_sent_at == 0) [[unlikely]] {
+            around_.first_sent_at = last_sent_at_;
+        }
         EK_CRASH_POINT("tcp.transmit.sent");
         advance_sent(sent_position_ + static_cast<std::uint64_t>(result));
         keep_split_block();

@@ -138,6 +138,7 @@ TcpTransport::TcpTransport(reactor::Reactor& reactor, nvme::Target& target, reac
                   ended_.push_back(&connection);
                   reap_.schedule();
               }},
+      adopted_reads_(reactor, *this),
       reap_(reactor, *this) {
     const std::uint32_t slots = std::min(limits_.connections, limits::connections_max);
     connections_.resize(slots);
@@ -459,16 +460,6 @@ void TcpTransport::forget_unadopted() {
         slots.record->queue = nvme::QueueRecord{};
         durable::commit(slots.record->state, ConnectionState::free);
     }
-}
-
-std::uint32_t TcpTransport::execute_adopted() {
-    std::uint32_t count = 0;
-    for (auto& connection : connections_) {
-        if (connection && !connection->ending()) {
-            count += connection->execute_adopted();
-        }
-    }
-    return count;
 }
 
 void TcpTransport::reap() {

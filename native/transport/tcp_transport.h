@@ -93,7 +93,8 @@ class TcpTransport {
     Adoption adopt(int socket, std::uint64_t id, bool discovery_only, const Veto& veto, std::string& why);
     // After all were adopted: forgets the records of connections that nobody holds any more.
     void forget_unadopted();
-    // After the devices are free of the dead process. Answers how many commands were executed again.
+    // After the devices are free of the dead process. Answers how many commands were executed again. What
+    // hosts sent meanwhile is read in the next iteration, so that what was left to say goes out first.
     std::uint32_t execute_adopted();
 
     // For a planned replacement (tcp_carry.cc). After `stop_reading`, once `receives` has become false, no
@@ -119,6 +120,7 @@ class TcpTransport {
     std::function<void(std::uint64_t, const std::string&)> closed;
     std::function<void(const std::string& level, const std::string& message)> log;
 
+    base::Nanoseconds first_sent_at() const { return around_.first_sent_at; }
     std::uint64_t accepted() const { return accepted_; }
     std::uint64_t refused() const { return refused_; }
     const std::map<std::string, std::uint64_t>& end_reasons() const { return end_reasons_; }
@@ -135,6 +137,13 @@ class TcpTransport {
     void reap();
     void update_discovery();
     void check_shut_down();
+
+    // Of the connections that were adopted.
+    struct AdoptedReads : reactor::Timer {
+        AdoptedReads(reactor::Reactor& reactor, TcpTransport& owner);
+        TcpTransport& transport;
+    };
+    void read_adopted();
 
     struct ReapWork : reactor::Deferred {
         ReapWork(reactor::Reactor& reactor, TcpTransport& owner);
@@ -154,6 +163,7 @@ class TcpTransport {
     std::vector<std::unique_ptr<Listener>> listeners_;
     std::vector<std::unique_ptr<Listener>> closing_listeners_;
     std::vector<TcpConnection*> ended_;
+    AdoptedReads adopted_reads_;
     ReapWork reap_;
     std::map<std::string, std::uint64_t> end_reasons_;
     std::uint64_t accepted_ = 0;

@@ -131,7 +131,29 @@ step("status, metrics and postmortem tell of the last restart", async () => {
   assert.match(text, new RegExp(`${connections} connections carried`));
   assert.match(text, new RegExp(`keeper pid ${keel.keeper.pid}`));
 
+  // With hosts under load there is a first byte, after all that comes before it.
+  const complete = await until(
+    "all parts of the restart",
+    async () => {
+      const [record] = (await keel.status()).restarts.last;
+      return record.firstByteMs !== null && record.barrierMs !== null && record;
+    },
+    patienceMs,
+  );
+  assert.deepEqual(
+    [complete.processMs, complete.loadedMs, complete.mappedMs],
+    [null, null, null],
+    "a standby's",
+  );
+  assert.ok(
+    complete.startMs + complete.configureMs <= complete.firstByteMs + 0.001,
+    JSON.stringify(complete),
+  );
+  assert.ok(complete.barrierMs >= complete.startMs, JSON.stringify(complete));
+
   const metrics = (await keel.command("metrics")).stdout;
+  assert.match(metrics, /^keel_restart_last_seconds\{reached="first_byte"\} 0\.\d+$/m);
+  assert.doesNotMatch(metrics, /reached="process"/);
   const value = (name) => {
     const line = metrics.split("\n").find((each) => each.startsWith(`${name} `));
     assert.notEqual(line, undefined, name);

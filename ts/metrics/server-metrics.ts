@@ -5,7 +5,7 @@ import { type GraphNode, graphOf } from "../model/graph.js";
 import { folded, type Histogram } from "../model/histogram.js";
 import { formatUuid } from "../model/ids.js";
 import { jobKinds } from "../model/job-kinds.js";
-import { isServing, type NamespaceReport, type ServerStatus } from "../model/status.js";
+import { isServing, type NamespaceReport, type RestartReport, type ServerStatus } from "../model/status.js";
 import { type Labels, MetricsText } from "./text.js";
 
 const nsPerSecond = 1e9;
@@ -225,6 +225,17 @@ function server(text: MetricsText, status: ServerStatus): void {
   )({}, status.discoveryGeneration);
 }
 
+const momentsOf = (last: RestartReport): Record<string, number | null> => ({
+  process: last.processMs,
+  loaded: last.loadedMs,
+  mapped: last.mappedMs,
+  go: last.startMs,
+  configured: last.startMs + last.configureMs,
+  barrier: last.barrierMs,
+  adopted: last.pauseMs,
+  first_byte: last.firstByteMs,
+});
+
 function restarts(text: MetricsText, status: ServerStatus): void {
   const { restarts: all } = status;
   const total = text.family(
@@ -247,6 +258,14 @@ function restarts(text: MetricsText, status: ServerStatus): void {
   pause({ le: "+Inf" }, count, "_bucket");
   pause({}, all.pauseSumNs / nsPerSecond, "_sum");
   pause({}, count, "_count");
+  const moment = text.family(
+    "keel_restart_last_seconds",
+    "gauge",
+    "The last restart: what was reached how long after the death; without what a standby had done before.",
+  );
+  const [last] = all.last;
+  for (const [reached, ms] of Object.entries(last === undefined ? {} : momentsOf(last)))
+    if (ms !== null) moment({ reached }, ms / 1000);
   text.family(
     "keel_connections_carried_total",
     "counter",

@@ -147,11 +147,18 @@ export type RestartReport = {
   reason: string;
   exit: string;
   previousPid: number;
-  /** From the death to the first byte; and its parts. */
+  /** From the death until connections are served again; and its parts, one after the other. */
   pauseMs: number;
   startMs: number;
   configureMs: number;
   adoptMs: number;
+  /** Moments after the death; null: before it, as in a standby, or not known (yet). */
+  processMs: number | null;
+  loadedMs: number | null;
+  mappedMs: number | null;
+  /** No device waits any more for the I/O of the dead process to end. */
+  barrierMs: number | null;
+  firstByteMs: number | null;
   carried: number;
   begun: number;
   refused: number;

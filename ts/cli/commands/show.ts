@@ -99,6 +99,14 @@ function keeperText(keeper: KeeperReport | null): string {
   return `keeper pid ${keeper.pid}${systemd}, ${keeper.connections} connection(s) held · standby ${standby}`;
 }
 
+const restartMoments = [
+  { name: "process", key: "processMs" },
+  { name: "loaded", key: "loadedMs" },
+  { name: "mapped", key: "mappedMs" },
+  { name: "barrier", key: "barrierMs" },
+  { name: "first byte", key: "firstByteMs" },
+] as const;
+
 function restartsText(status: ServerStatus): string {
   const { restarts, last } = status.restarts;
   const [newest] = last;
@@ -106,7 +114,12 @@ function restartsText(status: ServerStatus): string {
   const when = formatSpan(status.nowMs - newest.timeMs);
   const how = newest.exit === "" ? newest.reason : `${newest.reason} (${newest.exit})`;
   const parts = `start ${newest.startMs.toFixed(1)}, configure ${newest.configureMs.toFixed(1)}, adopt ${newest.adoptMs.toFixed(1)}`;
-  return `${restarts}, the last ${when} ago: ${how}, pause ${newest.pauseMs.toFixed(1)} ms (${parts}), ${newest.carried} connections carried`;
+  const after = restartMoments.flatMap(({ name, key }) => {
+    const value = newest[key];
+    return value === null ? [] : [`${name} ${value.toFixed(1)}`];
+  });
+  const moments = after.length === 0 ? "" : `; ms after the death: ${after.join(", ")}`;
+  return `${restarts}, the last ${when} ago: ${how}, pause ${newest.pauseMs.toFixed(1)} ms (${parts}${moments}), ${newest.carried} connections carried`;
 }
 
 function statusText(status: ServerStatus): string {

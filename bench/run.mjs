@@ -29,7 +29,7 @@ const { values: options, positionals: words } = parseArgs({
   allowPositionals: true,
   options: {
     seconds: { type: "string", default: "3" },
-    reps: { type: "string", default: "3" },
+    reps: { type: "string" },
     patience: { type: "string", default: "2" },
     realtime: { type: "boolean", default: false },
     subjects: { type: "string" },
@@ -38,11 +38,14 @@ const { values: options, positionals: words } = parseArgs({
     idle: { type: "boolean", default: false },
     pause: { type: "boolean", default: false },
     volumes: { type: "boolean", default: false },
-    repetitions: { type: "string", default: "50" },
+    repetitions: { type: "string" },
     list: { type: "boolean", default: false },
     "no-build": { type: "boolean", default: false },
   },
 });
+
+options.repetitions ??= options.reps ?? "50";
+options.reps ??= "3";
 
 function numberOf(name) {
   const value = Number(options[name]);

@@ -173,7 +173,7 @@ export async function start(options: StartOptions): Promise<Running> {
       http: httpEndpoint,
       state: settings.stateDirectory,
     };
-    log.info({ version, ...places, kept: takeover.kept }, "ready");
+    log.info({ version, ...places, kept: takeover.kept, prepared: gone !== null }, "ready");
 
     let stopped: Promise<void> | null = null;
     const stop = (): Promise<void> => {

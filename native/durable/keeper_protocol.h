@@ -33,8 +33,9 @@
 //   CONNECTION id= name=    + descriptor; newly accepted through listener `name`, stored before
 //   FORGOTTEN kind= name=   is no longer stored
 //   REFUSED verb= kind= name= reason=   a STORE, FORGET or RESTART (without kind and name) that was not begun
-//   QUIESCE deadline_ms= describe=   take no new work, finish or park the present one, say QUIESCED. describe=0:
-//                           the successor can read the arena; otherwise it may need a description
+//   QUIESCE deadline_ms= describe=
+//                           take no new work, finish or park the present one, say QUIESCED. describe=0: the
+//                           successor can read the arena; otherwise it may need a description
 //   RESTART-FAILED reason=  go on as before
 //   KEEPER-INFO …           see docs/keeper.md
 //

@@ -11,7 +11,7 @@ import { after, before, test } from "node:test";
 import { ask } from "../harness/ask.mjs";
 import { random, seed } from "../harness/random.mjs";
 import { until } from "../harness/until.mjs";
-import { Keel, notBuilt, patienceMs, sleep, startLoads } from "./keeper/keel.mjs";
+import { freePort, Keel, notBuilt, patienceMs, sleep, startLoads } from "./keeper/keel.mjs";
 
 const skip = notBuilt() ?? false;
 const kills = Number(process.env.KEEL_SERVER_KILLS ?? 12);
@@ -117,6 +117,36 @@ step("a server that hangs is replaced", async () => {
   assert.equal(after.restarts.last[0].reason, "watchdog");
   assert.equal(after.restarts.watchdog, before.restarts.watchdog + 1);
 });
+
+/** Whether the server of that process went on with what its predecessor had prepared. */
+const wasPrepared = (pid) =>
+  until(
+    "the server's report",
+    () => {
+      const lines = keel.log.split("\n").filter((line) => line.startsWith("{") && line.endsWith("}"));
+      return lines.map((line) => JSON.parse(line)).find((line) => line.pid === pid && line.msg === "ready");
+    },
+    patienceMs,
+  ).then(({ prepared }) => prepared);
+
+step(
+  "hosts go on before the configuration is read: after a kill with a standby, before there is one, after a change",
+  async () => {
+    const first = await keel.standby();
+    process.kill(first.pid, "SIGKILL");
+    const second = await replaced(first);
+    assert.equal(await wasPrepared(second.pid), true);
+    process.kill(second.pid, "SIGKILL"); // the next standby has not begun yet, or not long ago
+    const third = await replaced(second);
+    assert.equal(await wasPrepared(third.pid), true);
+    const { status, stderr } = await keel.command("listen", "add", `127.0.0.1:${await freePort()}`);
+    assert.equal(status, 0, stderr);
+    process.kill(third.pid, "SIGKILL");
+    const fourth = await replaced(third);
+    assert.equal(await wasPrepared(fourth.pid), true);
+    assert.equal(fourth.listeners.length, first.listeners.length + 1);
+  },
+);
 
 step("status, metrics and postmortem tell of the last restart", async () => {
   const before = await keel.standby();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { complete } from "../../dist/config/complete.js";
-import { describeStep, diff, type Step } from "../../dist/config/diff.js";
+import { describeStep, diff, mirrorOfResized, type Step } from "../../dist/config/diff.js";
 import { addNode, removeNode, removeStorage, startStorage } from "../../dist/config/dst.js";
 import { parseDocument, parseSources } from "../../dist/config/load.js";
 import { Reconciler } from "../../dist/control/reconciler.js";
@@ -229,6 +229,22 @@ test("a leg is replaced in one change: the new one is taken first, unless it nee
   assert.deepEqual(legs({ c: file("/a") }).toSorted(), renamed.toSorted());
   assert.equal(legs({ c: file("/a") })[0], "~ device safe remove leg");
   assert.equal(legs({ c: { delay: "d" }, d: file("/a") })[0], "~ device safe remove leg");
+});
+
+test("a leg of a mirror keeps its size, also one that stands on others", () => {
+  const before = stateOf({ a: ram, b: ram, c: { delay: "b" }, d: ram, safe: { mirror: ["a", "c"] } }, [
+    "safe",
+  ]);
+  const sized = (name: string): ReturnType<typeof mirrorOfResized> => {
+    const devices = { a: ram, b: ram, c: { delay: "b" }, d: ram, [name]: { ram: "2MiB" } };
+    return mirrorOfResized(
+      diff(before, stateOf({ ...devices, safe: { mirror: ["a", "c"] } }, ["safe"])),
+      before,
+    );
+  };
+  assert.deepEqual(sized("a"), { leg: "a", mirror: "safe" });
+  assert.deepEqual(sized("b"), { leg: "b", mirror: "safe" });
+  assert.equal(sized("d"), null);
 });
 
 test("a leg that is set free can be used elsewhere in the same change", () => {

@@ -349,6 +349,25 @@ export function advance(state: State, step: Step): State {
   }
 }
 
+/** The first mirror that a step takes the records from: they lie at the end of its legs. Null: none. */
+export function mirrorOfResized(
+  steps: readonly Step[],
+  current: State,
+): { readonly leg: string; readonly mirror: string } | null {
+  const present = byKey(current.devices, (device) => device.name);
+  const below = (name: string): string[] => {
+    const device = present.get(name);
+    return device === undefined ? [] : [name, ...standsOn(device).flatMap(below)];
+  };
+  const mirrors = current.devices.filter(({ kind }) => kind === "mirror");
+  for (const step of steps) {
+    if (step.type !== "resize-device") continue;
+    const above = mirrors.find((mirror) => standsOn(mirror).flatMap(below).includes(step.name));
+    if (above !== undefined) return { leg: step.name, mirror: above.name };
+  }
+  return null;
+}
+
 /** What a step would destroy for good, in words, or null. */
 export function dataLost(step: Step): string | null {
   if (step.type === "remove-device" && step.device.kind === "ram") {

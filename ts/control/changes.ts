@@ -5,10 +5,11 @@
 // is impossible. A change that fails is undone and its record taken back. So after any kill there is the old
 // configuration or the new one.
 
-import { dataLost, describeStep, diff, type Step, unchangedCount } from "../config/diff.js";
+import { dataLost, describeStep, diff, mirrorOfResized, type Step, unchangedCount } from "../config/diff.js";
 import { type Loaded, parseDocument } from "../config/load.js";
 import { KeelError, toKeelError } from "../model/errors.js";
 import { type JsonObject, sameJson } from "../model/json.js";
+import type { State } from "../model/state.js";
 import { changeableSections, mergeChanges } from "../recovery/changes.js";
 import { knownFacts, mediumKey } from "../recovery/media.js";
 import { withDeadline } from "./deadline.js";
@@ -49,6 +50,17 @@ function refuseMigrating(steps: readonly Step[]): void {
   throw new KeelError("E_BUSY", `device "${ends.device.name}" is being copied to another place`, {
     fix: "keel jobs shows how far it is; wait for its end, or cancel it",
   });
+}
+
+/** A leg that has another size is not recognised at the next start. */
+function refuseResizedLegs(steps: readonly Step[], current: State): void {
+  const found = mirrorOfResized(steps, current);
+  if (found === null) return;
+  throw new KeelError(
+    "E_UNSUPPORTED",
+    `device "${found.leg}" is a leg of mirror "${found.mirror}", whose records lie at its end: it keeps its size`,
+    { fix: "make a mirror of larger devices, and keel device migrate the volume to it" },
+  );
 }
 
 export class Changes {
@@ -251,6 +263,7 @@ export class Changes {
     const inPlace = new Set(options.inPlace ?? []);
     const steps = diff(this.reconciler.actual, next.state, inPlace);
     refuseMigrating(steps);
+    refuseResizedLegs(steps, this.reconciler.actual);
     const lost = steps.map(dataLost).filter((text) => text !== null);
     const result: ChangeResult = {
       applied: !options.dryRun,

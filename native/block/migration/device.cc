@@ -52,6 +52,7 @@ Migration::Migration(const Environment& environment, const DeviceSpec& spec, Cla
         if (const std::string why = misfit(); has_map_ && !why.empty()) {
             fail(why);
         }
+        look_for_losses();
     };
     source_.on_change(changed);
     destination_.on_change(changed);
@@ -92,6 +93,7 @@ base::Result<void> Migration::open() {
     map_ = CopyMap(memory.value().memory, description_.size_bytes, spec_.migration.fresh);
     has_map_ = true;
     told_complete_ = map_.complete();
+    losses_ = source_.device()->losses() + destination_.device()->losses();
     window_began_ = environment_.reactor.now();
     flush_.owner = this;
     if (map_.failed()) {
@@ -226,6 +228,22 @@ base::Result<void> Migration::restart() {
     return {};
 }
 
+// What the source lost the destination may have, and nobody knows what of the copy was flushed. A device
+// tells of a loss before it completes anything that came after.
+void Migration::look_for_losses() {
+    const std::uint64_t losses = source_.device()->losses() + destination_.device()->losses();
+    if (!has_map_ || std::exchange(losses_, losses) == losses || !reason_.empty()) {
+        return;
+    }
+    EK_CRASH_POINT("migration.lost");
+    map_.clear_copied(0, map_.regions() - 1);
+    for (Copier& copier : copiers_) {
+        copier.in_vain = copier.step != Copier::Step::idle;
+    }
+    cursor_ = 0;
+    pace_.start_after(0);
+}
+
 void Migration::command(const Command& command, CommandDone done) {
     if (command.verb == "set_rate") {
         const auto found = command.arguments.find("bytes_per_second");
@@ -268,9 +286,15 @@ void Migration::answer_prepare(Status status) {
     if (status != Status::ok && !closing()) {
         fail(std::string("the destination cannot flush: ") + name_of(status));
     }
-    done(status == Status::ok ? base::Result<void>()
-                              : base::Error{"E_IO", describe_device(spec_) +
-                                                        "the destination cannot flush: " + name_of(status)});
+    if (status != Status::ok) {
+        done(
+            base::Error{"E_IO", describe_device(spec_) + "the destination cannot flush: " + name_of(status)});
+    } else if (!map_.complete()) {
+        done(base::Error{"E_NOT_READY",
+                         describe_device(spec_) + "the destination may have lost what was copied"});
+    } else {
+        done({});
+    }
     finish_close();
 }
 
@@ -467,6 +491,7 @@ void Migration::pump() {
         copier.place = region * map_.region_bytes();
         copier.step_bytes = step_bytes;
         copier.attempts = 0;
+        copier.in_vain = false;
         copier.step = Copier::Step::draining;  // locked from here on
         if (!map_.being_written(region)) {
             begin_step(copier);
@@ -544,7 +569,9 @@ void Migration::step_done(Copier& copier, Status status) {
         return;
     }
     EK_CRASH_POINT("migration.region.written");
-    map_.set_copied(copier.region);
+    if (!copier.in_vain) {
+        map_.set_copied(copier.region);
+    }
     EK_CRASH_POINT("migration.region.copied");
     measure(environment_.reactor.now());
     end_copy(copier);

@@ -4,7 +4,8 @@
 // Writes to what was copied go to both; a region is locked against writes while it is copied (writes that
 // touch it wait), and copied only when no write to it is under way. When the destination fails, the copy
 // stops for good, and hosts notice nothing; likewise at a block of the source that cannot be read, which is
-// looked for in ever smaller steps, so that it can be named: a copy without it would be taken for whole. When
+// looked for in ever smaller steps, so that it can be named: a copy without it would be taken for whole. A
+// device that may have lost what it had not flushed (Device::losses) makes it begin all over again. When
 // all is copied, flushes and forced writes go to both as well, so that either is complete.
 //
 // Verbs: set_rate {bytes_per_second}; restart {} (all over again, after a failure); prepare {} answers when
@@ -31,6 +32,9 @@ class Migration final : public Device {
 
     base::Result<std::uint64_t> resize(std::optional<std::uint64_t> bytes) override;
     Health health() const override;
+    std::uint64_t losses() const override {
+        return source_.device() != nullptr ? source_.device()->losses() : 0;
+    }
     std::vector<std::string> parts() const override;
     void tell(Details& details) const override;
     void command(const Command& command, CommandDone done) override;
@@ -71,6 +75,7 @@ class Migration final : public Device {
         std::uint64_t place = 0;  // in the volume, of this step
         std::uint64_t step_bytes = 0;
         std::uint32_t attempts = 0;
+        bool in_vain = false;  // part of it may be lost again
         std::byte* memory = nullptr;
     };
     struct Flush : Request {
@@ -96,6 +101,7 @@ class Migration final : public Device {
     std::string trouble(const char* what, std::uint64_t offset, Status status) const;
     void fail(const std::string& reason);
     base::Result<void> restart();
+    void look_for_losses();
 
     Child& take_child(Request& request);
     void begin_write(Child& child);
@@ -123,7 +129,8 @@ class Migration final : public Device {
     bool has_map_ = false;
     std::string reason_;  // why it failed; empty: it did not
     bool told_complete_ = false;
-    std::uint64_t rate_;  // bytes per second; 0: no limit
+    std::uint64_t losses_ = 0;  // of both, as they were seen last
+    std::uint64_t rate_;        // bytes per second; 0: no limit
     base::Nanoseconds next_start_ = 0;
     std::uint64_t cursor_ = 0;
     std::byte* memory_ = nullptr;  // of the copiers; private: a dead process's reads must not arrive in ours

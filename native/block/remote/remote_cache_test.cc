@@ -135,3 +135,46 @@ TEST_CASE("a cache counts as lost only if there is one, and something was in it"
         CHECK(device.losses() == row.losses);
     }
 }
+
+TEST_CASE("a migration to a peer that may have lost its cache copies everything again") {
+    ScriptedTarget target;
+    std::atomic<bool> without_power{false};
+    constexpr std::uint64_t at = 1 << 20;
+    target.set_hook([&](Io& io) {
+        if (without_power && io.fabrics && io.admin) {
+            without_power = false;
+            target.overwrite(at, page, older);
+        }
+        return Fate::serve;
+    });
+    BlockRig rig;
+    block::DeviceSpec near;
+    near.name = "near";
+    near.kind = "ram";
+    near.size_bytes = ScriptedTarget::blocks_default * page;
+    Device& source = *rig.make(near).value();
+    Pages memory(page);
+    std::memset(memory.data(), written, page);
+    CHECK(rig.run(source, Action::write, at, page, memory.data()) == Status::ok);
+    block::DeviceSpec far = target.device("far");
+    far.remote.timeout_ms = 10'000;
+    Device& remote = *rig.make(far).value();
+    REQUIRE(rig.run_until([&] { return remote.health().state == "ok"; }));
+    block::DeviceSpec spec;
+    spec.name = "volume";
+    spec.kind = "migration";
+    spec.migration.source = "near";
+    spec.migration.destination = "far";
+    spec.migration.fresh = true;
+    Device& migration = *rig.make(spec).value();
+    const auto copied = [&] { return detail(migration, "state") == "copied"; };
+    REQUIRE(rig.run_until(copied));
+    CHECK(target.content(at) == written);
+    without_power = true;
+    target.cut();
+    REQUIRE(rig.run_until([&] { return remote.losses() == 1; }));
+    CHECK_FALSE(without_power);
+    REQUIRE(rig.run_until(copied));
+    CHECK(target.content(at) == written);
+    CHECK(migration.health().state == "ok");
+}

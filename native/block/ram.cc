@@ -8,6 +8,7 @@
 #include <cstring>
 #include <new>
 
+#include "base/crash_point.h"
 #include "block/kinds.h"
 
 namespace block {
@@ -69,7 +70,7 @@ class Ram final : public Device {
         std::byte* const place = memory_.memory.data() + request.offset;
         switch (request.action) {
             case Action::read: std::memcpy(request.data, place, request.length); break;
-            case Action::write: std::memcpy(place, request.data, request.length); break;
+            case Action::write: store(place, request.data, request.length); break;
             case Action::flush: break;
             case Action::write_zeroes:
             case Action::deallocate: zero(request); return;
@@ -89,6 +90,18 @@ class Ram final : public Device {
         std::uint64_t length;
     };
     static_assert(sizeof(Releasing) <= sizeof(Request::scratch));
+
+    // A process that is killed in here leaves a block of which half is new, until the write is executed
+    // again.
+    static void store(std::byte* place, const std::byte* data, std::uint64_t length) {
+        std::uint64_t done = 0;
+        if (__builtin_expect(base::crash_points_armed, 0)) {
+            done = length / 2 + 64;
+            std::memcpy(place, data, done);
+            EK_CRASH_POINT("ram.write.half");
+        }
+        std::memcpy(place + done, data + done, length - done);
+    }
 
     void zero(Request& request) {
         const std::uint64_t first = (request.offset + page - 1) / page * page;

@@ -178,7 +178,8 @@ void execute_compare(QueuePair& queue, Command& command) {
         return;
     }
     // Memory first: who has the range keeps others waiting.
-    if (acquire_scratch(command) && (!pair || acquire_range(command, range.first, range.count, true))) {
+    if (acquire_scratch(command) && (pair ? acquire_range(command, range.first, range.count, true)
+                                          : acquire_to_read(command, range.first, range.count))) {
         start_steps(command, advance_comparison);
     }
 }

@@ -1,5 +1,7 @@
 #include "nvme/copy.h"
 
+#include <algorithm>
+
 #include "nvme/io_steps.h"
 #include "wire/nvme_io.h"
 
@@ -134,8 +136,18 @@ void execute_copy(QueuePair& queue, Command& command) {
         return;
     }
     std::uint64_t total = 0;
-    if (!check_sources(command, *ns, total) ||
-        !acquire_range(command, wire::starting_lba(command.sqe()), total, false)) {
+    if (!check_sources(command, *ns, total)) {
+        return;
+    }
+    std::uint64_t first = wire::starting_lba(command.sqe());
+    std::uint64_t end = first + total;
+    // One hold is all that a command has: what it reads, what it writes, and what lies between.
+    for (std::uint32_t i = 0; !ns->ranges.is_open() && i < range_count(command.sqe()); ++i) {
+        const std::uint64_t from = source(command, i).slba;
+        first = std::min(first, from);
+        end = std::max(end, from + source(command, i).nlb + 1);
+    }
+    if (!acquire_range(command, first, end - first, false)) {
         return;
     }
     command.children = 0;

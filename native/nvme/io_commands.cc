@@ -99,6 +99,22 @@ wire::Status status_of(block::Status status, block::Action action) {
 
 bool do_not_retry(block::Status status) { return status_rows[static_cast<std::size_t>(status)].do_not_retry; }
 
+ReplayTurn replay_turn(QueuePair& queue, const wire::Sqe& sqe) {
+    if (queue.qid() == 0 || queue.controller() == nullptr) {
+        return ReplayTurn::other;
+    }
+    if (sqe.fuse() != wire::Fuse::normal) {
+        return ReplayTurn::read_and_change;
+    }
+    switch (static_cast<wire::IoOpcode>(sqe.opcode)) {
+        case wire::IoOpcode::write:
+        case wire::IoOpcode::write_zeroes:
+        case wire::IoOpcode::dataset_management: return ReplayTurn::change;
+        case wire::IoOpcode::copy: return ReplayTurn::read_and_change;
+        default: return ReplayTurn::other;
+    }
+}
+
 void cancel_io_command(QueuePair&, Command& command) {
     // The first half of a pair does the work of both.
     Command& working =

@@ -54,6 +54,12 @@ void cancel_io_command(QueuePair& queue, Command& command);
 // before any command of any connection is executed.
 void reclaim_io_command(QueuePair& queue, Command& command);
 
+// When a command that was in flight as the process died is executed again. A write to memory may have been
+// cut short in the middle of a block, and nobody may see that: commands that change blocks come first, of all
+// connections, then those that read and change, then the others.
+enum class ReplayTurn : std::uint8_t { change, read_and_change, other };
+ReplayTurn replay_turn(QueuePair& queue, const wire::Sqe& sqe);
+
 // How a device's answer reads to a host.
 wire::Status status_of(block::Status status, block::Action action);
 // Whether the same command would fail again.

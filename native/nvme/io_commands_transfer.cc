@@ -40,7 +40,7 @@ bool advance_read_of_medium(QueuePair&, Command& command, block::Status last) {
 void execute_read(QueuePair& queue, Command& command) {
     BlockRange range;
     Namespace* const ns = enter_range(queue, command, range, true);
-    if (ns == nullptr) {
+    if (ns == nullptr || !acquire_to_read(command, range.first, range.count)) {
         return;
     }
     const std::uint64_t offset = range.first << ns->block_shift();

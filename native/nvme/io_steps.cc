@@ -125,7 +125,9 @@ Namespace* enter_range(QueuePair& queue, Command& command, BlockRange& range, bo
     return command.ns;
 }
 
-bool acquire_range(Command& command, std::uint64_t first, std::uint64_t count, bool exclusive) {
+namespace {
+
+bool hold_range(Command& command, std::uint64_t first, std::uint64_t count, bool exclusive) {
     if (command.range.state == RangeHold::State::held) {
         return true;
     }
@@ -135,6 +137,16 @@ bool acquire_range(Command& command, std::uint64_t first, std::uint64_t count, b
     command.range.command = &command;
     command.range.granted = range_granted;
     return command.ns->ranges.acquire(command.range, first, count, exclusive);
+}
+
+}  // namespace
+
+bool acquire_range(Command& command, std::uint64_t first, std::uint64_t count, bool exclusive) {
+    return hold_range(command, first, count, exclusive || command.again);
+}
+
+bool acquire_to_read(Command& command, std::uint64_t first, std::uint64_t count) {
+    return command.ns->ranges.is_open() || hold_range(command, first, count, false);
 }
 
 bool acquire_scratch(Command& command) {

@@ -50,8 +50,12 @@ wire::Status try_enter_range(QueuePair& queue, Command& command, BlockRange& ran
 Namespace* enter(QueuePair& queue, Command& command);
 Namespace* enter_range(QueuePair& queue, Command& command, BlockRange& range, bool transfers);
 
-// False: the command waits, and its row's `execute` is called again.
+// Blocks that the command changes, alone if `exclusive` or if the command is executed again: until it has
+// ended, its blocks may be half of what they were and half of what they become. False: the command waits, and
+// its row's `execute` is called again.
 bool acquire_range(Command& command, std::uint64_t first, std::uint64_t count, bool exclusive);
+// Blocks that the command looks at: nothing to wait for unless somebody has them alone.
+bool acquire_to_read(Command& command, std::uint64_t first, std::uint64_t count);
 bool acquire_scratch(Command& command);
 
 // The one way out: counters, latency, all that the command held, then QueuePair::complete.

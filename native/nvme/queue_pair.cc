@@ -197,6 +197,7 @@ Command* QueuePair::take_slot() {
     free_slots_.pop_back();
     command.abort_requested = false;
     command.executing = false;
+    command.again = false;
     command.waits_for_partner = false;
     command.pair_status = 0;
     command.error_location = 0xFFFF;

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "nvme/io_commands.h"
+
 namespace transport {
 
 LoopConnection::LoopConnection(nvme::Target& target, reactor::Reactor& reactor, reactor::BufferPool& buffers,
@@ -168,8 +170,14 @@ void LoopConnection::resume() {
     std::sort(ready.begin(), ready.end(), [](const nvme::Command* left, const nvme::Command* right) {
         return left->record->stream_offset < right->record->stream_offset;
     });
-    for (nvme::Command* command : ready) {
-        queue_.execute(*command);
+    using nvme::ReplayTurn;
+    for (const ReplayTurn turn : {ReplayTurn::change, ReplayTurn::read_and_change, ReplayTurn::other}) {
+        for (nvme::Command* command : ready) {
+            if (nvme::replay_turn(queue_, command->sqe()) == turn) {
+                command->again = true;
+                queue_.execute(*command);
+            }
+        }
     }
 }
 

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "nvme/io_commands.h"
 #include "nvme/queue_pair.h"
 #include "reactor/buffer_pool.h"
 #include "reactor/reactor.h"
@@ -89,7 +90,10 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     // `execute_adopted` executes what was in flight, once the devices are free of the dead process.
     bool adopt();
     void resume();
-    std::uint32_t execute_adopted();
+    // For all connections in each turn before the next one.
+    std::uint32_t execute_adopted(nvme::ReplayTurn turn);
+    // After the turn of changes: a write that was executed from the stream, at whose PDU the predecessor was.
+    void execute_interrupted();
     // After execute_adopted: reads again.
     void read_adopted();
 

@@ -236,7 +236,7 @@ void TcpConnection::ready_after_adoption(nvme::Command& command, bool in_capsule
 }
 
 // The devices are free of the dead process: what was in flight is executed again, in the order of the stream.
-std::uint32_t TcpConnection::execute_adopted() {
+std::uint32_t TcpConnection::execute_adopted(nvme::ReplayTurn turn) {
     using nvme::InFlight;
     const nvme::Controller* controller = queue_.controller();
     const InFlight policy = controller != nullptr && queue_.qid() != 0
@@ -247,18 +247,39 @@ std::uint32_t TcpConnection::execute_adopted() {
         disconnect(false, "commands in flight are dropped by policy");
         return 0;
     }
-    const auto count = static_cast<std::uint32_t>(adopted_ready_.size());
+    std::uint32_t count = 0;
+    std::vector<std::uint16_t> later;
     for (const std::uint16_t slot : std::exchange(adopted_ready_, {})) {
-        EK_CRASH_POINT("tcp.recovery.execute");
         nvme::Command& command = queue_.commands()[slot];
+        if (nvme::replay_turn(queue_, command.sqe()) != turn) {
+            later.push_back(slot);
+            continue;
+        }
+        EK_CRASH_POINT("tcp.recovery.execute");
+        ++count;
         if (policy == InFlight::abort) {
             queue_.fail(command, wire::status::command_interrupted, false);
         } else {
+            command.again = true;
             start(command);
         }
     }
+    adopted_ready_ = std::move(later);
     reads_later_ = true;
     return count;
+}
+
+void TcpConnection::execute_interrupted() {
+    ReceiveState state = record_.receive.current();
+    wire::CapsuleCmd pdu;
+    if (state.phase != ReceivePhase::header || received_ - state.consumed < sizeof pdu) {
+        return;
+    }
+    std::memcpy(&pdu, stream_at(state, state.consumed), sizeof pdu);
+    if (pdu.common.type == static_cast<std::uint8_t>(wire::PduType::capsule_cmd) &&
+        nvme::replay_turn(queue_, pdu.sqe) == nvme::ReplayTurn::change) {
+        (void)parse_one(state);
+    }
 }
 
 void TcpConnection::read_adopted() {
@@ -272,10 +293,19 @@ TcpTransport::AdoptedReads::AdoptedReads(reactor::Reactor& reactor, TcpTransport
       transport(owner) {}
 
 std::uint32_t TcpTransport::execute_adopted() {
+    using nvme::ReplayTurn;
     std::uint32_t count = 0;
-    for (auto& connection : connections_) {
-        if (connection && !connection->ending()) {
-            count += connection->execute_adopted();
+    const auto each = [this](const auto& act) {
+        for (auto& connection : connections_) {
+            if (connection && !connection->ending()) {
+                act(*connection);
+            }
+        }
+    };
+    for (const ReplayTurn turn : {ReplayTurn::change, ReplayTurn::read_and_change, ReplayTurn::other}) {
+        each([&](TcpConnection& connection) { count += connection.execute_adopted(turn); });
+        if (turn == ReplayTurn::change) {
+            each([](TcpConnection& connection) { connection.execute_interrupted(); });
         }
     }
     adopted_reads_.start_after(1);

@@ -111,4 +111,28 @@ TEST_CASE("hosts notice nothing when the server dies at a marked step") {
     std::fprintf(stderr, "deaths at marked steps %lu\n", died);
 }
 
+TEST_CASE("a block that is being written when the server dies is never seen half written") {
+    std::mt19937_64 random(seed() + 2);
+    KeeperStandIn keeper;
+    REQUIRE(keeper.start(""));
+    Loads loads(keeper.port(), true);
+    loads.wait_for_traffic();
+    const std::uint64_t rounds = 40 * from_environment("KEEL_POINT_ROUNDS", 3);
+    std::uint64_t died = 0;
+    for (std::uint64_t round = 0; round < rounds && !loads.any_ended(); ++round) {
+        REQUIRE(keeper.kill_and_reap());
+        const bool started = keeper.start("ram.write.half:" + std::to_string(1 + random() % 2000));
+        if (keeper.wait_for_death(20'000)) {
+            ++died;
+            REQUIRE(keeper.start(""));
+        } else if (!started) {
+            FAIL("the server did not start");
+        }
+    }
+    loads.check();
+    CHECK(keeper.refused.empty());
+    CHECK(died == rounds);
+    std::fprintf(stderr, "deaths within a write %lu\n", died);
+}
+
 }  // namespace crash

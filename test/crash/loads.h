@@ -108,11 +108,18 @@ class Load {
 
 struct Loads {
     std::vector<std::unique_ptr<Load>> all;
-    explicit Loads(std::uint16_t port) {
+    // `few_blocks`: nearly every block is read and written at the same time.
+    explicit Loads(std::uint16_t port, bool few_blocks = false) {
         const auto add = [&](std::uint32_t nsid, bool digests, std::uint32_t io, std::uint16_t queues,
                              std::uint16_t depth, std::uint64_t range) {
             all.push_back(std::make_unique<Load>(port, nsid, digests, io, queues, depth, range));
         };
+        if (few_blocks) {
+            add(1, false, 4096, 2, 16, 64 << 10);
+            add(1, true, 4096, 2, 16, 64 << 10);
+            add(3, false, 4096, 2, 16, 64 << 10);
+            return;
+        }
         add(1, false, 4096, 2, 32, 8 << 20);
         add(1, true, 65536, 1, 8, 16 << 20);
         add(2, false, 16384, 1, 16, 16 << 20);

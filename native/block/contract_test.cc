@@ -589,7 +589,7 @@ TEST_CASE("cancelled requests complete once, and cancelling does not disturb the
 TEST_CASE("a direct read refers to what a read returns, or to nothing") {
     with_every_kind([](Bench& bench, Device& device) {
         const std::string& kind = bench.spec.kind;
-        const bool passes_on = kind == "linear" || kind == "stripe" || kind == "migration";
+        const bool passes_on = kind == "linear" || kind == "stripe";
         const bool has_place =
             kind == "ram" || kind == "null" || (passes_on && bench.legs.front().kind == "ram");
         const auto place = device.direct_read(8192, 4096);

@@ -8,6 +8,9 @@
 // device that may have lost what it had not flushed (Device::losses) makes it begin all over again. When
 // all is copied, flushes and forced writes go to both as well, so that either is complete.
 //
+// The source's memory is not lent: what a kill left half written is written again later than what was lent
+// would be sent.
+//
 // Verbs: set_rate {bytes_per_second}; restart {} (all over again, after a failure); prepare {} answers when
 // all is copied and the destination has flushed, E_NOT_READY if something is missing: for the engine, which
 // suspends the volume before.
@@ -44,9 +47,6 @@ class Migration final : public Device {
     void cancel_checked(Request& request) override;
     void closing_checked() override;
     void close_checked(std::function<void()> closed) override;
-    std::optional<MemoryReference> direct_read_checked(std::uint64_t offset, std::uint64_t length) override {
-        return closing() ? std::nullopt : source_.device()->direct_read(offset, length);
-    }
 
   private:
     struct Child;

@@ -16,10 +16,7 @@ class Delay final : public Stacked {
 
   protected:
     void submit_checked(Request& request) override {
-        Child& child = take_child(request, [](reactor::Timer& timer) {
-            Child& fired = static_cast<Child::ChildTimer&>(timer).child;
-            static_cast<Delay&>(fired.device).proceed(fired);
-        });
+        Child& child = take_child(request);
         const base::Nanoseconds delay = delay_of(request.action);
         if (delay == 0) {
             pass_on(child);
@@ -41,6 +38,8 @@ class Delay final : public Stacked {
         }
         Stacked::cancel_checked(request);
     }
+
+    void fired(Child& child) override { proceed(child); }
 
     void closing_checked() override {
         while (first_ != nullptr) {

@@ -31,16 +31,10 @@ class FileLock {
     bool held() const { return held_; }
 
   private:
-    struct RetryTimer : reactor::Timer {
-        RetryTimer(reactor::Reactor& reactor, FileLock& owner)
-            : Timer(reactor, [](Timer& timer) { static_cast<RetryTimer&>(timer).lock.retry(); }),
-              lock(owner) {}
-        FileLock& lock;
-    };
     void retry();
 
     std::function<void(int)> settled_;
-    RetryTimer timer_;
+    reactor::MemberTimer<&FileLock::retry> timer_;
     base::Nanoseconds pause_ = 0;
     int descriptor_ = -1;
     bool held_ = false;

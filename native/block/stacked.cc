@@ -32,9 +32,9 @@ base::Result<std::uint64_t> Stacked::resize(std::optional<std::uint64_t> bytes) 
     return base_.device()->resize(bytes);  // the claim's listener takes the new size over
 }
 
-Stacked::Child& Stacked::take_child(Request& request, reactor::Timer::Callback fired) {
+Stacked::Child& Stacked::take_child(Request& request) {
     if (free_children_.empty()) {
-        children_.emplace_back(*this, fired);
+        children_.emplace_back(*this);
         free_children_.push_back(&children_.back());
     }
     Child& child = *free_children_.back();

@@ -21,15 +21,10 @@ class Stacked : public Device {
     // The request below that stands for one above. Made on demand, kept for ever: as many as were in flight
     // at once.
     struct Child {
-        Child(Stacked& owner, reactor::Timer::Callback fired) : device(owner), timer(*this, fired) {
+        explicit Child(Stacked& owner) : device(owner), timer(owner.environment_.reactor, *this) {
             below.child = this;
         }
-        // A timer that knows its child.
-        struct ChildTimer : reactor::Timer {
-            ChildTimer(Child& owner, Callback fired)
-                : Timer(owner.device.environment_.reactor, fired), child(owner) {}
-            Child& child;
-        };
+        void fired() { device.fired(*this); }
         struct Below : Request {
             Child* child = nullptr;
         };
@@ -38,16 +33,18 @@ class Stacked : public Device {
         Request* above = nullptr;
         Child* next_waiting = nullptr;  // for kinds that hold requests back
         Child* previous_waiting = nullptr;
-        ChildTimer timer;
+        reactor::MemberTimer<&Child::fired> timer;
     };
 
     Stacked(const Environment& environment, const DeviceSpec& spec, Claim base);
 
-    Child& take_child(Request& request, reactor::Timer::Callback fired = nullptr);
+    Child& take_child(Request& request);
     static Child& child_of(Request& request);
     void pass_on(Child& child);
     // Ends the request above without asking the device below.
     void answer(Child& child, Status status);
+    // The child's timer, which only the kind starts.
+    virtual void fired(Child& child) { pass_on(child); }
 
     void cancel_checked(Request& request) override;
     void close_checked(std::function<void()> closed) override;

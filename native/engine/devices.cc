@@ -71,7 +71,7 @@ base::Result<std::unique_ptr<block::Device>> Engine::make_device(const block::De
     if (!made) {
         return made.error();
     }
-    made.value()->watch([this] { device_news_->schedule(); });
+    made.value()->watch([this] { device_news_.schedule(); });
     if (spec.suspended) {
         made.value()->suspend(block::Device::Hold::operators);
     }
@@ -143,15 +143,15 @@ void Engine::discard(const std::string& name, Done done) {
 
 // Responses may still be on their way from the device's memory.
 void Engine::forget_memory(const std::string& name, Done done) {
-    forgetting_->names.emplace_back(name, std::move(done));
+    forgotten_.emplace_back(name, std::move(done));
     forget_memories();
 }
 
 void Engine::forget_memories() {
-    for (auto& [name, done] : std::exchange(forgetting_->names, {})) {
+    for (auto& [name, done] : std::exchange(forgotten_, {})) {
         const std::uint16_t region = memories_->region_of(name);
         if (region != 0 && transport_ && transport_->sends_from(region)) {
-            forgetting_->names.emplace_back(std::move(name), std::move(done));
+            forgotten_.emplace_back(std::move(name), std::move(done));
             continue;
         }
         if (!memory_is_used(name)) {
@@ -163,8 +163,8 @@ void Engine::forget_memories() {
         }
         done({});
     }
-    if (!forgetting_->names.empty()) {
-        forgetting_->start_after(forget_poll);
+    if (!forgotten_.empty()) {
+        forget_timer_.start_after(forget_poll);
     }
 }
 
@@ -249,7 +249,7 @@ void Engine::watch_devices() {
             sink_(std::move(event));
         }
     }
-    device_watch_->start_after(device_watch_period);
+    device_watch_.start_after(device_watch_period);
 }
 
 // --- the end
@@ -261,10 +261,10 @@ void Engine::close_devices() {
         return;
     }
     if (devices_.empty()) {
-        forgetting_->stop();
-        quarantine_->stop();
-        device_watch_->stop();
-        device_news_->cancel();
+        forget_timer_.stop();
+        quarantine_timer_.stop();
+        device_watch_.stop();
+        device_news_.cancel();
         finish_stop();
         return;
     }
@@ -335,7 +335,7 @@ void Engine::begin_change(const std::string& name) { changing_.insert(name); }
 
 void Engine::end_change(const std::string& name) {
     changing_.erase(name);
-    device_news_->schedule();
+    device_news_.schedule();
     if (changing_.empty() && std::exchange(stop_waits_, false)) {
         post([this] { close_devices(); });
     }

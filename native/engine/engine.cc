@@ -30,35 +30,6 @@ constexpr const char* arena_name = "arena";
 
 }  // namespace
 
-Engine::Quarantine::Quarantine(Engine& owner)
-    : Timer(owner.reactor_, [](Timer& timer) { static_cast<Quarantine&>(timer).engine.check_quarantine(); }),
-      engine(owner) {}
-
-Engine::BufferService::BufferService(Engine& owner)
-    : Deferred(owner.reactor_,
-               [](Deferred& work) { static_cast<BufferService&>(work).engine.buffers_->serve_waiters(); }),
-      engine(owner) {}
-
-Engine::Forgetting::Forgetting(Engine& owner)
-    : Timer(owner.reactor_, [](Timer& timer) { static_cast<Forgetting&>(timer).engine.forget_memories(); }),
-      engine(owner) {}
-
-Engine::LastParts::LastParts(Engine& owner)
-    : Timer(owner.reactor_, [](Timer& timer) { static_cast<LastParts&>(timer).engine.complete_record(); }),
-      engine(owner) {}
-
-Engine::MapAhead::MapAhead(Engine& owner)
-    : Timer(owner.reactor_, [](Timer& timer) { static_cast<MapAhead&>(timer).engine.map_ahead(); }),
-      engine(owner) {}
-
-Engine::DeviceWatch::DeviceWatch(Engine& owner)
-    : Timer(owner.reactor_, [](Timer& timer) { static_cast<DeviceWatch&>(timer).engine.watch_devices(); }),
-      engine(owner) {}
-
-Engine::DeviceNews::DeviceNews(Engine& owner)
-    : Deferred(owner.reactor_, [](Deferred& work) { static_cast<DeviceNews&>(work).engine.watch_devices(); }),
-      engine(owner) {}
-
 base::Result<std::unique_ptr<Engine>> Engine::make(const Options& options,
                                                    std::unique_ptr<KeeperLink> keeper) {
     auto arena = durable::Arena::open(keeper ? keeper->memory(arena_name) : options.arena_descriptor,
@@ -107,12 +78,19 @@ Engine::Engine(const Options& options, durable::Arena arena, durable::MemoryFile
       kernel_(std::move(kernel)),
       keeper_(std::move(keeper)),
       other_layout_(other_layout),
-      reactor_(*kernel_) {}
+      reactor_(*kernel_),
+      quarantine_timer_(reactor_, *this),
+      forget_timer_(reactor_, *this),
+      complete_timer_(reactor_, *this),
+      map_ahead_timer_(reactor_, *this),
+      device_watch_(reactor_, *this),
+      device_news_(reactor_, *this) {}
 
 void Engine::build() {
     base::arm_crash_points_from_environment();
     buffers_ = std::make_unique<reactor::BufferPool>(data_.memory());
-    buffer_service_ = std::make_unique<BufferService>(*this);
+    buffer_service_ =
+        std::make_unique<reactor::MemberDeferred<&reactor::BufferPool::serve_waiters>>(reactor_, *buffers_);
     buffers_->serve_with(*buffer_service_);
     regions_.set(transport::MemoryRegions::data_pool, data_.memory());
     auto zeroes =
@@ -165,12 +143,6 @@ void Engine::build() {
     transport_->log = [this](const std::string& level, const std::string& message) {
         log(level.c_str(), "transport", message);
     };
-    quarantine_ = std::make_unique<Quarantine>(*this);
-    forgetting_ = std::make_unique<Forgetting>(*this);
-    last_parts_ = std::make_unique<LastParts>(*this);
-    map_ahead_ = std::make_unique<MapAhead>(*this);
-    device_watch_ = std::make_unique<DeviceWatch>(*this);
-    device_news_ = std::make_unique<DeviceNews>(*this);
 }
 
 Engine::~Engine() { EK_CHECK(!thread_.joinable(), "the engine's thread is stopped and joined first"); }
@@ -243,7 +215,7 @@ void Engine::run() {
         alone.reason = "start";
         go(alone);
     }
-    device_watch_->start_after(device_watch_period);
+    device_watch_.start_after(device_watch_period);
     reactor_.run();
     if (auto stopped = std::exchange(stopped_, nullptr)) {
         stopped();
@@ -322,9 +294,9 @@ base::Result<void> Engine::remove_listener(const std::string& id) {
 void Engine::stop(std::function<void()> stopped) {
     post([this, stopped = std::move(stopped)]() mutable {
         stopped_ = std::move(stopped);
-        device_watch_->stop();
-        last_parts_->stop();
-        map_ahead_->stop();
+        device_watch_.stop();
+        complete_timer_.stop();
+        map_ahead_timer_.stop();
         if (keeper_) {
             keeper_->client().stopping();
             keeper_->on_connection = [](const KeeperLink::Connection& connection) {
@@ -508,7 +480,7 @@ void Engine::quarantine_buffers() {
             if (command.state != nvme::CommandState::free && command.buffer_bytes != 0 &&
                 command.buffer_bytes <= limits::transfer_bytes_max &&
                 buffers_->reserve(command.data_offset, command.buffer_bytes)) {
-                quarantine_->buffers.emplace_back(command.data_offset, command.buffer_bytes);
+                quarantined_.emplace_back(command.data_offset, command.buffer_bytes);
             }
         }
     }
@@ -521,14 +493,14 @@ bool Engine::waits_for_locks() const {
 }
 
 void Engine::check_quarantine() {
-    if (quarantine_->buffers.empty()) {
+    if (quarantined_.empty()) {
         return;
     }
     if (waits_for_locks()) {
-        quarantine_->start_after(quarantine_poll);
+        quarantine_timer_.start_after(quarantine_poll);
         return;
     }
-    for (const auto& [offset, bytes] : std::exchange(quarantine_->buffers, {})) {
+    for (const auto& [offset, bytes] : std::exchange(quarantined_, {})) {
         buffers_->release(offset, bytes);
     }
 }
@@ -670,7 +642,7 @@ Adoption Engine::adopt() {
         record.loaded_ns = keeper_ ? keeper_->opened_at() : 0;
         record.mapped_ns = mapped_at_;
         record.barrier_ns = locks_missing ? 0 : configured_at;
-        last_parts_->record = &remember(arena_.slot<RestartArea>(Region::restarts, 0), record);
+        restart_record_ = &remember(arena_.slot<RestartArea>(Region::restarts, 0), record);
         complete_record();
     }
     return adoption;
@@ -678,14 +650,14 @@ Adoption Engine::adopt() {
 
 // The more time has passed, the less a moment matters.
 void Engine::complete_record() {
-    RestartRecord& record = *last_parts_->record;
+    RestartRecord& record = *restart_record_;
     const base::Nanoseconds now = base::monotonic_now();
     if (record.barrier_ns == 0 && !waits_for_locks()) {
         record.barrier_ns = now;
     }
     record.first_byte_ns = transport_ ? transport_->first_sent_at() : 0;
     if (record.barrier_ns == 0 || record.first_byte_ns == 0) {
-        last_parts_->start_after(
+        complete_timer_.start_after(
             std::min((now - record.served_ns) / 16 + part_period_min, device_watch_period));
     }
 }
@@ -712,7 +684,7 @@ void Engine::map_ahead() {
     const std::size_t commands = std::min<std::size_t>(std::size_t{entries} * 2, limits::command_slots_max);
     target_->command_memory().prepare(connections, sizeof(nvme::Command) * limits::command_slots_max,
                                       sizeof(nvme::Command) * commands);
-    map_ahead_->start_after(map_ahead_period);
+    map_ahead_timer_.start_after(map_ahead_period);
 }
 
 }  // namespace engine

@@ -205,45 +205,6 @@ class Engine {
         std::uint64_t id;
         bool discovery_only;
     };
-    // Buffers that a dead process's device I/O may still write to: kept out of use until every device is free
-    // of it.
-    struct Quarantine : reactor::Timer {
-        explicit Quarantine(Engine& engine);
-        Engine& engine;
-        std::vector<std::pair<std::uint64_t, std::uint32_t>> buffers;
-    };
-    // Gives released buffers to those who wait for one.
-    struct BufferService : reactor::Deferred {
-        explicit BufferService(Engine& engine);
-        Engine& engine;
-    };
-    // Memory of a removed device that responses are still being sent from.
-    struct Forgetting : reactor::Timer {
-        explicit Forgetting(Engine& engine);
-        Engine& engine;
-        std::vector<std::pair<std::string, Done>> names;
-    };
-    // Asked for by devices whose state may have changed.
-    struct DeviceNews : reactor::Deferred {
-        explicit DeviceNews(Engine& engine);
-        Engine& engine;
-    };
-    // Completes the record of the restart that made this process the server, as the rest becomes known.
-    struct LastParts : reactor::Timer {
-        explicit LastParts(Engine& engine);
-        Engine& engine;
-        RestartRecord* record = nullptr;
-    };
-    // Of a standby: has the arena mapped as it grows.
-    struct MapAhead : reactor::Timer {
-        explicit MapAhead(Engine& engine);
-        Engine& engine;
-    };
-    // Tells of devices whose state changed.
-    struct DeviceWatch : reactor::Timer {
-        explicit DeviceWatch(Engine& engine);
-        Engine& engine;
-    };
 
     Engine(const Options& options, durable::Arena arena, durable::MemoryFile data,
            std::unique_ptr<reactor::UringKernel> kernel, std::unique_ptr<KeeperLink> keeper,
@@ -292,13 +253,14 @@ class Engine {
     // devices.cc
     struct Exchange;
     // Something that is asked again and again whether it is so, for a limited time.
-    struct Patience : reactor::Timer {
-        explicit Patience(Engine& engine);
+    struct Patience {
+        explicit Patience(Engine& owner) : engine(owner), timer(owner.reactor_, *this) {}
+        void ask_again() { engine.ask_again(*this); }
         Engine& engine;
         std::function<bool()> condition;
         std::function<void(bool)> then;
         base::Nanoseconds limit = 0;
-        bool over = false;
+        reactor::MemberTimer<&Patience::ask_again> timer;
     };
     void wait_until(base::Nanoseconds limit, std::function<bool()> condition, std::function<void(bool)> then);
     void ask_again(Patience& patience);
@@ -330,7 +292,8 @@ class Engine {
     const bool other_layout_;  // the predecessor's arena cannot be read by this version
     reactor::Reactor reactor_;
     std::unique_ptr<reactor::BufferPool> buffers_;
-    std::unique_ptr<BufferService> buffer_service_;
+    // Gives released buffers to those who wait for one.
+    std::unique_ptr<reactor::MemberDeferred<&reactor::BufferPool::serve_waiters>> buffer_service_;
     transport::MemoryRegions regions_;
     std::unique_ptr<Memories> memories_;
     std::unique_ptr<block::Environment> environment_;
@@ -345,12 +308,20 @@ class Engine {
     std::vector<std::unique_ptr<block::Device>> closing_devices_;
     std::unique_ptr<nvme::Target> target_;
     std::unique_ptr<transport::TcpTransport> transport_;
-    std::unique_ptr<Quarantine> quarantine_;
-    std::unique_ptr<Forgetting> forgetting_;
-    std::unique_ptr<LastParts> last_parts_;
-    std::unique_ptr<MapAhead> map_ahead_;
-    std::unique_ptr<DeviceWatch> device_watch_;
-    std::unique_ptr<DeviceNews> device_news_;
+    // Buffers that a dead process's device I/O may still write to: kept out of use until every device is free
+    // of it.
+    std::vector<std::pair<std::uint64_t, std::uint32_t>> quarantined_;
+    reactor::MemberTimer<&Engine::check_quarantine> quarantine_timer_;
+    // Memory of removed devices that responses are still being sent from, by name.
+    std::vector<std::pair<std::string, Done>> forgotten_;
+    reactor::MemberTimer<&Engine::forget_memories> forget_timer_;
+    // Of the restart that made this process the server; completed as the rest becomes known.
+    RestartRecord* restart_record_ = nullptr;
+    reactor::MemberTimer<&Engine::complete_record> complete_timer_;
+    reactor::MemberTimer<&Engine::map_ahead> map_ahead_timer_;  // of a standby: the arena may grow
+    // Whose state changed: looked for now and then, and when a device says that its own may have.
+    reactor::MemberTimer<&Engine::watch_devices> device_watch_;
+    reactor::MemberDeferred<&Engine::watch_devices> device_news_;
     std::vector<Offer> offers_;
     std::function<void(const Takeover&)> taken_;
     bool going_ = false;

@@ -83,12 +83,6 @@ int KeeperClient::channel_from_environment() {
     return fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 ? descriptor : -1;
 }
 
-KeeperClient::AliveTimer::AliveTimer(reactor::Reactor& reactor, KeeperClient& owner)
-    : Timer(reactor, [](Timer& timer) { static_cast<AliveTimer&>(timer).client.alive(); }), client(owner) {}
-
-KeeperClient::RetryTimer::RetryTimer(reactor::Reactor& reactor, KeeperClient& owner)
-    : Timer(reactor, [](Timer& timer) { static_cast<RetryTimer&>(timer).client.flush(); }), client(owner) {}
-
 KeeperClient::KeeperClient(int channel) : channel_(channel) {
     input_.client = output_.client = this;
     input_.complete = [](reactor::Operation& operation, std::int32_t) {
@@ -166,8 +160,8 @@ void KeeperClient::attach(reactor::Reactor& reactor, KeeperEvents& events) {
     EK_CHECK(reactor_ == nullptr, "attached once");
     reactor_ = &reactor;
     events_ = &events;
-    alive_ = std::make_unique<AliveTimer>(reactor, *this);
-    retry_ = std::make_unique<RetryTimer>(reactor, *this);
+    alive_ = std::make_unique<reactor::MemberTimer<&KeeperClient::alive>>(reactor, *this);
+    retry_ = std::make_unique<reactor::MemberTimer<&KeeperClient::flush>>(reactor, *this);
     alive();
     flush();
     start_posted_ = true;

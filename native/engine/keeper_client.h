@@ -129,14 +129,6 @@ class KeeperClient {
         KeeperClient* client = nullptr;
         bool armed = false;
     };
-    struct AliveTimer : reactor::Timer {
-        AliveTimer(reactor::Reactor& reactor, KeeperClient& owner);
-        KeeperClient& client;
-    };
-    struct RetryTimer : reactor::Timer {
-        RetryTimer(reactor::Reactor& reactor, KeeperClient& owner);
-        KeeperClient& client;
-    };
 
     bool send(const durable::KeeperMessage& message, int descriptor = -1);
     void flush();
@@ -156,8 +148,8 @@ class KeeperClient {
     bool lost_told_ = false;
     Poll input_;
     Poll output_;
-    std::unique_ptr<AliveTimer> alive_;
-    std::unique_ptr<RetryTimer> retry_;
+    std::unique_ptr<reactor::MemberTimer<&KeeperClient::alive>> alive_;
+    std::unique_ptr<reactor::MemberTimer<&KeeperClient::flush>> retry_;
     bool start_posted_ = false;
     bool stopping_ = false;
     std::function<void()> stopped_;

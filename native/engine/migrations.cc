@@ -38,28 +38,20 @@ class Parked final : public block::Device {
 
 }  // namespace
 
-Engine::Patience::Patience(Engine& owner)
-    : Timer(owner.reactor_,
-            [](Timer& timer) {
-                auto& self = static_cast<Patience&>(timer);
-                self.engine.ask_again(self);
-            }),
-      engine(owner) {}
-
 void Engine::wait_until(base::Nanoseconds limit, std::function<bool()> condition,
                         std::function<void(bool)> then) {
     auto patience = std::make_unique<Patience>(*this);
     patience->condition = std::move(condition);
     patience->then = std::move(then);
     patience->limit = reactor_.now() + limit;
-    patience->start_after(0);
+    patience->timer.start_after(0);
     patiences_.push_back(std::move(patience));
 }
 
 void Engine::ask_again(Patience& patience) {
     const bool met = patience.condition();
     if (!met && !stopped_ && reactor_.now() < patience.limit) {
-        patience.start_after(ask_period);
+        patience.timer.start_after(ask_period);
         return;
     }
     // Not from within the timer: it goes with its object.

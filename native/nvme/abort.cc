@@ -78,22 +78,21 @@ void Controller::answer_aborts() {
     }
 }
 
-void Controller::aborts_due(reactor::Timer& timer) {
-    Controller& controller = static_cast<OwnTimer&>(timer).controller;
-    const base::Nanoseconds now = controller.target_.reactor().now();
+void Controller::aborts_due() {
+    const base::Nanoseconds now = target_.reactor().now();
     base::Nanoseconds next = 0;
-    for (PendingAbort& pending : controller.aborts_) {
+    for (PendingAbort& pending : aborts_) {
         if (pending.command == nullptr || pending.target_ended) {
             continue;
         }
         if (pending.deadline <= now) {
-            controller.finish_abort(pending, false);
+            finish_abort(pending, false);
         } else if (next == 0 || pending.deadline < next) {
             next = pending.deadline;
         }
     }
     if (next != 0) {
-        timer.start(next);
+        abort_timer_.start(next);
     }
 }
 

@@ -37,8 +37,8 @@ Controller::Controller(Target& target, Subsystem& subsystem, ControllerRecord& r
       record_(record),
       slot_(slot),
       adopted_(adopted),
-      keep_alive_timer_(target.reactor(), keep_alive_due, *this),
-      abort_timer_(target.reactor(), aborts_due, *this) {
+      keep_alive_timer_(target.reactor(), *this),
+      abort_timer_(target.reactor(), *this) {
     subsystem_.controllers_.push_back(this);
     record_.last_contact_ns = target.reactor().now();
     if (idle_limit() != 0) {
@@ -163,18 +163,17 @@ void Controller::contact() {
     __atomic_store_n(&record_.last_contact_ns, target_.reactor().now(), __ATOMIC_RELAXED);
 }
 
-void Controller::keep_alive_due(reactor::Timer& timer) {
-    Controller& controller = static_cast<OwnTimer&>(timer).controller;
-    const base::Nanoseconds limit = controller.idle_limit();
+void Controller::keep_alive_due() {
+    const base::Nanoseconds limit = idle_limit();
     if (limit == 0) {
         return;
     }
-    const base::Nanoseconds deadline = controller.record_.last_contact_ns + limit;
-    if (controller.target_.reactor().now() < deadline) {
-        timer.start(deadline);
+    const base::Nanoseconds deadline = record_.last_contact_ns + limit;
+    if (target_.reactor().now() < deadline) {
+        keep_alive_timer_.start(deadline);
         return;
     }
-    controller.expire();
+    expire();
 }
 
 void Controller::expire() {

@@ -116,10 +116,6 @@ class Controller {
     void abort_admin(Command& command);
 
   private:
-    struct OwnTimer : reactor::Timer {
-        OwnTimer(reactor::Reactor& r, Callback callback, Controller& c) : Timer(r, callback), controller(c) {}
-        Controller& controller;
-    };
     struct PendingAbort {
         Command* command = nullptr;  // the Abort command
         Command* target = nullptr;
@@ -130,8 +126,8 @@ class Controller {
     // Why the I/O queues are being disconnected.
     enum class Transition : std::uint8_t { none, reset, shutdown };
 
-    static void keep_alive_due(reactor::Timer& timer);
-    static void aborts_due(reactor::Timer& timer);
+    void keep_alive_due();
+    void aborts_due();
     base::Nanoseconds idle_limit() const;
     void expire();
     void disconnect_io_queues(const char* reason);
@@ -174,8 +170,8 @@ class Controller {
     std::array<Command*, limits::async_event_requests_max> parked_{};  // oldest first
     std::uint32_t parked_count_ = 0;
     std::array<PendingAbort, limits::abort_commands_max> aborts_{};
-    OwnTimer keep_alive_timer_;
-    OwnTimer abort_timer_;
+    reactor::MemberTimer<&Controller::keep_alive_due> keep_alive_timer_;
+    reactor::MemberTimer<&Controller::aborts_due> abort_timer_;
     Transition transition_ = Transition::none;
     std::unique_ptr<Flush> flush_;
     bool terminating_ = false;

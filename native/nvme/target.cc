@@ -107,31 +107,17 @@ const char* name_of(TargetEventKind kind) {
 // --- life ---
 
 struct Target::Question {
-    struct DeadlineTimer : reactor::Timer {
-        DeadlineTimer(reactor::Reactor& r, Callback callback, Question& q)
-            : Timer(r, callback), question(q) {}
-        Question& question;
-    };
-
     Question(Target& owner, std::uint64_t number, QueuePair& q, Command& c, Decided callback)
-        : target(owner),
-          id(number),
-          queue(q),
-          command(c),
-          decided(callback),
-          timer(owner.reactor(), due, *this) {}
+        : target(owner), id(number), queue(q), command(c), decided(callback), timer(owner.reactor(), *this) {}
 
-    static void due(reactor::Timer& timer) {
-        Question& late = static_cast<DeadlineTimer&>(timer).question;
-        late.target.decide(late.id, {.allow = false, .timed_out = true, .reason = {}});
-    }
+    void due() { target.decide(id, {.allow = false, .timed_out = true, .reason = {}}); }
 
     Target& target;
     std::uint64_t id;
     QueuePair& queue;
     Command& command;
     Decided decided;
-    DeadlineTimer timer;
+    reactor::MemberTimer<&Question::due> timer;
 };
 
 Target::Target(reactor::Reactor& reactor, reactor::BufferPool& buffers, const Records& records)

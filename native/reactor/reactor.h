@@ -68,6 +68,24 @@ class Deferred {
     Deferred* previous_ = nullptr;
 };
 
+// A timer, or deferred work, that calls `member` of the object that it is embedded in:
+//     reactor::MemberTimer<&Controller::poll> poll_timer_;
+template <class Base, auto member>
+class Calling;
+template <class Base, class Owner, void (Owner::*member)()>
+class Calling<Base, member> : public Base {
+  public:
+    Calling(Reactor& reactor, Owner& owner)
+        : Base(reactor, [](Base& self) { (static_cast<Calling&>(self).owner_.*member)(); }), owner_(owner) {}
+
+  private:
+    Owner& owner_;
+};
+template <auto member>
+using MemberTimer = Calling<Timer, member>;
+template <auto member>
+using MemberDeferred = Calling<Deferred, member>;
+
 class Reactor {
   public:
     using Task = std::function<void()>;

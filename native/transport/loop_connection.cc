@@ -15,9 +15,7 @@ LoopConnection::LoopConnection(nvme::Target& target, reactor::Reactor& reactor, 
       options_(std::move(options)),
       records_(commands),
       queue_(target, *this, reactor, buffers, record, commands),
-      send_later_(
-          reactor, [](reactor::Deferred& deferred) { static_cast<SendLater&>(deferred).connection.flush(); },
-          *this) {}
+      send_later_(reactor, *this) {}
 
 // --- the host's side ---
 

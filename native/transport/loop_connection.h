@@ -74,11 +74,6 @@ class LoopConnection final : public nvme::Connection {
     bool needs_stable_data() const override { return true; }
 
   private:
-    struct SendLater : reactor::Deferred {
-        SendLater(reactor::Reactor& r, Callback callback, LoopConnection& c)
-            : Deferred(r, callback), connection(c) {}
-        LoopConnection& connection;
-    };
     void flush();
     void end();
 
@@ -86,7 +81,7 @@ class LoopConnection final : public nvme::Connection {
     Options options_;
     std::span<nvme::CommandRecord> records_;
     nvme::QueuePair queue_;
-    SendLater send_later_;
+    reactor::MemberDeferred<&LoopConnection::flush> send_later_;
     std::uint64_t capsules_ = 0;
     std::vector<nvme::Command*> to_send_;
     std::vector<LoopCompletion> completions_;

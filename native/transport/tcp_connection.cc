@@ -12,14 +12,6 @@
 
 namespace transport {
 
-TcpConnection::FlushWork::FlushWork(reactor::Reactor& reactor, TcpConnection& owner)
-    : Deferred(reactor, [](Deferred& work) { static_cast<FlushWork&>(work).connection.flush(); }),
-      connection(owner) {}
-
-TcpConnection::ProgressTimer::ProgressTimer(reactor::Reactor& reactor, TcpConnection& owner)
-    : Timer(reactor, [](Timer& timer) { static_cast<ProgressTimer&>(timer).connection.progress_check(); }),
-      connection(owner) {}
-
 TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots,
                              nvme::Endpoint endpoint, DigestPolicies policies)
     : around_(surroundings),

@@ -210,14 +210,6 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     struct SocketOperation : reactor::Operation {
         TcpConnection* connection = nullptr;
     };
-    struct FlushWork : reactor::Deferred {
-        FlushWork(reactor::Reactor& reactor, TcpConnection& owner);
-        TcpConnection& connection;
-    };
-    struct ProgressTimer : reactor::Timer {
-        ProgressTimer(reactor::Reactor& reactor, TcpConnection& owner);
-        TcpConnection& connection;
-    };
 
     Surroundings& around_;
     const int socket_;
@@ -250,10 +242,10 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     bool send_armed_ = false;
     nvme::Command* waiting_first_ = nullptr;  // done, but the transmit queue has no room
     nvme::Command* waiting_last_ = nullptr;
-    FlushWork flush_;
+    reactor::MemberDeferred<&TcpConnection::flush> flush_;
 
     // Life.
-    ProgressTimer progress_;
+    reactor::MemberTimer<&TcpConnection::progress_check> progress_;
     base::Nanoseconds last_received_at_ = 0;
     base::Nanoseconds last_sent_at_ = 0;
     base::Nanoseconds opened_at_ = 0;

@@ -288,10 +288,6 @@ void TcpConnection::read_adopted() {
     }
 }
 
-TcpTransport::AdoptedReads::AdoptedReads(reactor::Reactor& reactor, TcpTransport& owner)
-    : Timer(reactor, [](Timer& timer) { static_cast<AdoptedReads&>(timer).transport.read_adopted(); }),
-      transport(owner) {}
-
 std::uint32_t TcpTransport::execute_adopted() {
     using nvme::ReplayTurn;
     std::uint32_t count = 0;

@@ -95,16 +95,7 @@ struct TcpTransport::Listener {
     struct AcceptOperation : reactor::Operation {
         Listener* listener = nullptr;
     };
-    struct Pause : reactor::Timer {
-        Pause(reactor::Reactor& reactor, Listener& owner)
-            : Timer(reactor,
-                    [](Timer& timer) {
-                        Listener& self = static_cast<Pause&>(timer).listener;
-                        self.transport.accept_next(self);
-                    }),
-              listener(owner) {}
-        Listener& listener;
-    };
+    void accept_next() { transport.accept_next(*this); }
 
     TcpTransport& transport;
     ListenerSpec spec;
@@ -113,12 +104,8 @@ struct TcpTransport::Listener {
     bool armed = false;
     bool closing = false;
     AcceptOperation operation;
-    Pause pause;
+    reactor::MemberTimer<&Listener::accept_next> pause;
 };
-
-TcpTransport::ReapWork::ReapWork(reactor::Reactor& reactor, TcpTransport& owner)
-    : Deferred(reactor, [](Deferred& work) { static_cast<ReapWork&>(work).transport.reap(); }),
-      transport(owner) {}
 
 TcpTransport::TcpTransport(reactor::Reactor& reactor, nvme::Target& target, reactor::BufferPool& buffers,
                            const MemoryRegions& memory, durable::Arena& arena, const Regions& regions,

@@ -138,17 +138,7 @@ class TcpTransport {
     void update_discovery();
     void check_shut_down();
 
-    // Of the connections that were adopted.
-    struct AdoptedReads : reactor::Timer {
-        AdoptedReads(reactor::Reactor& reactor, TcpTransport& owner);
-        TcpTransport& transport;
-    };
     void read_adopted();
-
-    struct ReapWork : reactor::Deferred {
-        ReapWork(reactor::Reactor& reactor, TcpTransport& owner);
-        TcpTransport& transport;
-    };
 
     reactor::Reactor& reactor_;
     nvme::Target& target_;
@@ -163,8 +153,8 @@ class TcpTransport {
     std::vector<std::unique_ptr<Listener>> listeners_;
     std::vector<std::unique_ptr<Listener>> closing_listeners_;
     std::vector<TcpConnection*> ended_;
-    AdoptedReads adopted_reads_;
-    ReapWork reap_;
+    reactor::MemberTimer<&TcpTransport::read_adopted> adopted_reads_;  // of the connections that were adopted
+    reactor::MemberDeferred<&TcpTransport::reap> reap_;
     std::map<std::string, std::uint64_t> end_reasons_;
     std::uint64_t accepted_ = 0;
     std::uint64_t refused_ = 0;

@@ -136,10 +136,10 @@ Controller::Controller(reactor::Reactor& reactor, ControllerOptions options, Con
       identify_controller_(std::make_unique<wire::IdentifyController>()),
       identify_namespace_(std::make_unique<wire::IdentifyNamespace>()),
       page_(std::make_unique<std::array<std::byte, wire::identify_bytes>>()),
-      deadline_(reactor, *this, &Controller::deadline_passed),
-      poll_(reactor, *this, &Controller::poll_ready),
-      keep_alive_timer_(reactor, *this, &Controller::keep_alive),
-      ping_timer_(reactor, *this, &Controller::ping) {
+      deadline_(reactor, *this),
+      poll_(reactor, *this),
+      keep_alive_timer_(reactor, *this),
+      ping_timer_(reactor, *this) {
     command_.controller = shutdown_command_.controller = keep_alive_command_.controller =
         ping_command_.controller = this;
     command_.done = [](HostCommand& command, const Completion& completion) {

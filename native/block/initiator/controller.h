@@ -117,19 +117,6 @@ class Controller final : private QueueOwner {
     struct AdminCommand : HostCommand {
         Controller* controller = nullptr;
     };
-    struct ControllerTimer : reactor::Timer {
-        using Member = void (Controller::*)();
-        ControllerTimer(reactor::Reactor& reactor, Controller& c, Member m)
-            : Timer(reactor,
-                    [](Timer& timer) {
-                        auto& self = static_cast<ControllerTimer&>(timer);
-                        (self.controller.*self.member)();
-                    }),
-              controller(c),
-              member(m) {}
-        Controller& controller;
-        Member member;
-    };
 
     QueueOwner& queue_owner() { return *this; }
     void queue_opened(TcpQueue& queue, std::uint16_t cntlid) override;
@@ -211,10 +198,10 @@ class Controller final : private QueueOwner {
     std::unique_ptr<wire::IdentifyNamespace> identify_namespace_;
     std::unique_ptr<std::array<std::byte, wire::identify_bytes>> page_;  // of the steps without an own one
     NamespaceFacts facts_;
-    ControllerTimer deadline_;
-    ControllerTimer poll_;
-    ControllerTimer keep_alive_timer_;
-    ControllerTimer ping_timer_;
+    reactor::MemberTimer<&Controller::deadline_passed> deadline_;
+    reactor::MemberTimer<&Controller::poll_ready> poll_;
+    reactor::MemberTimer<&Controller::keep_alive> keep_alive_timer_;
+    reactor::MemberTimer<&Controller::ping> ping_timer_;
     base::Nanoseconds keep_alive_sent_at_ = 0;
     base::Nanoseconds ping_sent_at_ = 0;
     std::uint64_t heard_bytes_ = 0;

@@ -99,8 +99,8 @@ class LoadRun final : private ControllerOwner {
           options_(options),
           random_(seed),
           controller_(reactor, options.target, owner()),
-          watch_(reactor, *this, &LoadRun::watch),
-          pace_(reactor, *this, &LoadRun::pace) {
+          watch_(reactor, *this),
+          pace_(reactor, *this) {
         result_.seed = seed;
         result_.error_texts.reserve(options.errors_max + 1);
         result_.pauses_ms.reserve(pauses_max);
@@ -122,20 +122,6 @@ class LoadRun final : private ControllerOwner {
 
   private:
     static constexpr base::Nanoseconds watch_interval = 200 * base::millisecond;
-
-    struct LoadTimer : reactor::Timer {
-        using Member = void (LoadRun::*)();
-        LoadTimer(reactor::Reactor& reactor, LoadRun& l, Member m)
-            : Timer(reactor,
-                    [](Timer& timer) {
-                        auto& self = static_cast<LoadTimer&>(timer);
-                        (self.load.*self.member)();
-                    }),
-              load(l),
-              member(m) {}
-        LoadRun& load;
-        Member member;
-    };
 
     ControllerOwner& owner() { return *this; }
     void controller_ready() override;
@@ -168,8 +154,8 @@ class LoadRun final : private ControllerOwner {
     const LoadOptions& options_;
     LoadRandom random_;
     Controller controller_;
-    LoadTimer watch_;
-    LoadTimer pace_;
+    reactor::MemberTimer<&LoadRun::watch> watch_;
+    reactor::MemberTimer<&LoadRun::pace> pace_;
     LoadResult result_;
     LoadPhase phase_ = LoadPhase::connecting;
     bool stopping_ = false;

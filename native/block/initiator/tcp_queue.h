@@ -214,18 +214,8 @@ class TcpQueue {
     std::uint8_t data_flags_ = 0;
     std::uint32_t remaining_ = 0;
 
-    struct FlushWork : reactor::Deferred {
-        FlushWork(reactor::Reactor& reactor, TcpQueue& owner)
-            : Deferred(reactor, [](Deferred& work) { static_cast<FlushWork&>(work).queue.flush(); }),
-              queue(owner) {}
-        TcpQueue& queue;
-    } flush_;
-    struct EndWork : reactor::Deferred {
-        EndWork(reactor::Reactor& reactor, TcpQueue& owner)
-            : Deferred(reactor, [](Deferred& work) { static_cast<EndWork&>(work).queue.finish_closing(); }),
-              queue(owner) {}
-        TcpQueue& queue;
-    } end_;
+    reactor::MemberDeferred<&TcpQueue::flush> flush_;
+    reactor::MemberDeferred<&TcpQueue::finish_closing> end_;
 };
 
 }  // namespace block::initiator

@@ -19,10 +19,6 @@ constexpr base::Nanoseconds window = 2 * base::second;
 
 }  // namespace
 
-Migration::Pace::Pace(Migration& owner)
-    : Timer(owner.environment_.reactor, [](Timer& timer) { static_cast<Pace&>(timer).device.pump(); }),
-      device(owner) {}
-
 void Migration::List::add(Child& child) {
     child.next = nullptr;
     child.previous = last;
@@ -43,7 +39,7 @@ Migration::Migration(const Environment& environment, const DeviceSpec& spec, Cla
       source_(std::move(source)),
       destination_(std::move(destination)),
       rate_(spec.migration.bytes_per_second),
-      pace_(*this) {
+      pace_(environment_.reactor, *this) {
     const auto changed = [this] {
         if (closing()) {
             return;

@@ -82,10 +82,6 @@ class Migration final : public Device {
         Migration* owner = nullptr;
         bool under_way = false;
     };
-    struct Pace : reactor::Timer {
-        explicit Pace(Migration& owner);
-        Migration& device;
-    };
     struct List {
         Child* first = nullptr;
         Child* last = nullptr;
@@ -135,7 +131,7 @@ class Migration final : public Device {
     std::uint64_t cursor_ = 0;
     std::byte* memory_ = nullptr;  // of the copiers; private: a dead process's reads must not arrive in ours
     Copier copiers_[copiers_max];
-    Pace pace_;
+    reactor::MemberTimer<&Migration::pump> pace_;
     std::deque<Child> children_;
     Child* free_children_ = nullptr;
     List held_;  // in the order of arrival

@@ -40,27 +40,15 @@ Mirror::Mirror(const Environment& environment, const DeviceSpec& spec)
       environment_(environment),
       spec_(spec),
       rate_(spec.mirror.resync_bytes_per_second),
-      changed_(
-          *this,
-          [](reactor::Deferred& deferred) { static_cast<MirrorDeferred&>(deferred).mirror.tell_changed(); }),
-      batch_start_(
-          *this,
-          [](reactor::Deferred& deferred) { static_cast<MirrorDeferred&>(deferred).mirror.run_batch(); }),
-      sums_start_(
-          *this,
-          [](reactor::Deferred& deferred) { static_cast<MirrorDeferred&>(deferred).mirror.run_sums(); }),
-      arrived_(
-          *this,
-          [](reactor::Deferred& deferred) { static_cast<MirrorDeferred&>(deferred).mirror.pages_arrived(); }),
-      sweep_timer_(*this, [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.sweep(); }),
-      resync_timer_(*this,
-                    [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.resync_step(); }),
-      retry_timer_(*this,
-                   [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.retry_legs(); }),
-      scrub_timer_(*this,
-                   [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.scrub_step(); }),
-      beat_timer_(*this,
-                  [](reactor::Timer& timer) { static_cast<MirrorTimer&>(timer).mirror.beat_witness(); }) {
+      changed_(environment_.reactor, *this),
+      batch_start_(environment_.reactor, *this),
+      sums_start_(environment_.reactor, *this),
+      arrived_(environment_.reactor, *this),
+      sweep_timer_(environment_.reactor, *this),
+      resync_timer_(environment_.reactor, *this),
+      retry_timer_(environment_.reactor, *this),
+      scrub_timer_(environment_.reactor, *this),
+      beat_timer_(environment_.reactor, *this) {
     for (Lane& lane : lanes_) {
         lane.mirror = this;
         lane.hold.lane = &lane;

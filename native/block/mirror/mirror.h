@@ -200,16 +200,6 @@ class Mirror final : public Device {
         std::uint32_t ok = 0;
         Buffer* tables[legs_max] = {};
     };
-    struct MirrorTimer : reactor::Timer {
-        MirrorTimer(Mirror& owner, Callback fired)
-            : Timer(owner.environment_.reactor, fired), mirror(owner) {}
-        Mirror& mirror;
-    };
-    struct MirrorDeferred : reactor::Deferred {
-        MirrorDeferred(Mirror& owner, Callback run)
-            : Deferred(owner.environment_.reactor, run), mirror(owner) {}
-        Mirror& mirror;
-    };
     struct Repair {
         Leg* leg;
         std::uint64_t offset;
@@ -487,15 +477,15 @@ class Mirror final : public Device {
 
     bool closing_now_ = false;
     std::function<void()> closed_;
-    MirrorDeferred changed_;  // the health is another one
-    MirrorDeferred batch_start_;
-    MirrorDeferred sums_start_;
-    MirrorDeferred arrived_;
-    MirrorTimer sweep_timer_;
-    MirrorTimer resync_timer_;
-    MirrorTimer retry_timer_;
-    MirrorTimer scrub_timer_;
-    MirrorTimer beat_timer_;  // of the witness
+    reactor::MemberDeferred<&Mirror::tell_changed> changed_;  // the health is another one
+    reactor::MemberDeferred<&Mirror::run_batch> batch_start_;
+    reactor::MemberDeferred<&Mirror::run_sums> sums_start_;
+    reactor::MemberDeferred<&Mirror::pages_arrived> arrived_;
+    reactor::MemberTimer<&Mirror::sweep> sweep_timer_;
+    reactor::MemberTimer<&Mirror::resync_step> resync_timer_;
+    reactor::MemberTimer<&Mirror::retry_legs> retry_timer_;
+    reactor::MemberTimer<&Mirror::scrub_step> scrub_timer_;
+    reactor::MemberTimer<&Mirror::beat_witness> beat_timer_;  // of the witness
 };
 
 }  // namespace block::mirror

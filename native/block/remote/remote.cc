@@ -65,8 +65,8 @@ Remote::Remote(const Environment& environment, const DeviceSpec& spec)
       environment_(environment),
       spec_(spec),
       identity_(spec.known.identity),
-      pause_timer_(*this, &Remote::connect),
-      look_timer_(*this, &Remote::look_around) {
+      pause_timer_(environment_.reactor, *this),
+      look_timer_(environment_.reactor, *this) {
     description_.size_bytes = spec.known.size_bytes;
     description_.block_bytes = spec.known.size_bytes != 0 ? spec.known.block_bytes : spec.block_bytes;
     description_.physical_block_bytes = std::max(description_.block_bytes, limits::page_bytes);

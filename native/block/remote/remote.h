@@ -101,19 +101,6 @@ class Remote final : public Device, private initiator::ControllerOwner {
         base::Nanoseconds until;
         std::uint64_t sequence;  // of the request; 0: of several
     };
-    struct RemoteTimer : reactor::Timer {
-        using Member = void (Remote::*)();
-        RemoteTimer(Remote& owner, Member function)
-            : Timer(owner.environment_.reactor,
-                    [](Timer& timer) {
-                        auto& self = static_cast<RemoteTimer&>(timer);
-                        (self.remote.*self.member)();
-                    }),
-              remote(owner),
-              member(function) {}
-        Remote& remote;
-        Member member;
-    };
 
     // remote.cc: the connection
     void controller_ready() override;
@@ -199,8 +186,8 @@ class Remote final : public Device, private initiator::ControllerOwner {
     base::Nanoseconds waited_ = 0;
     std::string last_error_;
 
-    RemoteTimer pause_timer_;
-    RemoteTimer look_timer_;
+    reactor::MemberTimer<&Remote::connect> pause_timer_;
+    reactor::MemberTimer<&Remote::look_around> look_timer_;
     std::function<void()> closed_;
 };
 

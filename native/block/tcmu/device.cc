@@ -33,15 +33,8 @@ Tcmu::Tcmu(const Environment& environment, const DeviceSpec& spec, std::string p
       spec_(spec),
       program_(std::move(program)),
       library_(std::move(library)),
-      restart_timer_(environment.reactor, *this,
-                     [](reactor::Timer& timer) {
-                         Tcmu& self = static_cast<OwnTimer&>(timer).tcmu;
-                         if (const auto started = self.start_process(); !started.ok()) {
-                             self.ended(started.error().message);
-                         }
-                     }),
-      deadline_timer_(environment.reactor, *this,
-                      [](reactor::Timer& timer) { static_cast<OwnTimer&>(timer).tcmu.check_deadlines(); }) {
+      restart_timer_(environment.reactor, *this),
+      deadline_timer_(environment.reactor, *this) {
     description_.size_bytes = spec.known.size_bytes;
     description_.block_bytes = spec.known.size_bytes != 0 ? spec.known.block_bytes : spec.block_bytes;
     description_.read_only = spec.read_only;
@@ -62,6 +55,12 @@ base::Result<void> Tcmu::start() {
         return base::Error{started.error().code, describe_device(spec_) + started.error().message};
     }
     return {};
+}
+
+void Tcmu::start_again() {
+    if (const auto started = start_process(); !started.ok()) {
+        ended(started.error().message);
+    }
 }
 
 base::Result<void> Tcmu::start_process() {

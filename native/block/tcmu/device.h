@@ -62,17 +62,13 @@ class Tcmu final : public Device, private Process::Listener {
         base::Nanoseconds deadline = 0;
         bool in_use = false;
     };
-    struct OwnTimer : reactor::Timer {
-        OwnTimer(reactor::Reactor& reactor, Tcmu& owner, Callback fired)
-            : Timer(reactor, fired), tcmu(owner) {}
-        Tcmu& tcmu;
-    };
 
     void noticed() override;
     void said(char level, const std::string& line) override;
     void ended(const std::string& how) override;
 
     base::Result<void> start_process();
+    void start_again();
     void look_at_stage();
     bool adopt(const Facts& facts);
     void lose(std::string reason);  // the process is killed; `ended` goes on
@@ -113,8 +109,8 @@ class Tcmu final : public Device, private Process::Listener {
     base::Nanoseconds ending_deadline_ = 0;
     base::Nanoseconds back_off_ = 0;
     base::Nanoseconds serving_since_ = 0;
-    OwnTimer restart_timer_;
-    OwnTimer deadline_timer_;
+    reactor::MemberTimer<&Tcmu::start_again> restart_timer_;
+    reactor::MemberTimer<&Tcmu::check_deadlines> deadline_timer_;
     std::uint64_t starts_ = 0;
     std::uint64_t log_tokens_ = 0;
     std::uint64_t log_lines_left_out_ = 0;

@@ -31,16 +31,6 @@ base::Error failed(const std::string& what, int error_number) {
 
 }  // namespace
 
-Process::LogTimer::LogTimer(reactor::Reactor& reactor, Process& owner)
-    : Timer(reactor,
-            [](Timer& timer) {
-                Process& self = static_cast<LogTimer&>(timer).process;
-                if (self.logging_.under_way) {
-                    self.reactor_.kernel().cancel(self.logging_);
-                }
-            }),
-      process(owner) {}
-
 Process::Process(reactor::Reactor& reactor, Listener& listener)
     : reactor_(reactor), listener_(listener), log_timer_(reactor, *this) {
     for (Part* part : {&death_, &waking_, &noticing_, &logging_}) {
@@ -224,6 +214,12 @@ void Process::read_notices() {
 
 // --- Log
 // ---------------------------------------------------------------------------------------------------------
+
+void Process::stop_reading_log() {
+    if (logging_.under_way) {
+        reactor_.kernel().cancel(logging_);
+    }
+}
 
 void Process::read_log() {
     logging_.complete = [](reactor::Operation& operation, std::int32_t result) {

@@ -50,16 +50,13 @@ class Process {
         Process* process = nullptr;
         bool under_way = false;
     };
-    struct LogTimer : reactor::Timer {
-        LogTimer(reactor::Reactor& reactor, Process& owner);
-        Process& process;
-    };
 
     Process(reactor::Reactor& reactor, Listener& listener);
     base::Result<void> spawn(const std::string& program, const std::vector<std::string>& arguments, int area);
     void begin();
     void read_notices();
     void read_log();
+    void stop_reading_log();
     void hear_log(std::size_t bytes);
     void reap();
     void finish_if_quiet();
@@ -76,7 +73,7 @@ class Process {
     Part waking_;
     Part noticing_;
     Part logging_;
-    LogTimer log_timer_;
+    reactor::MemberTimer<&Process::stop_reading_log> log_timer_;
     bool wake_again_ = false;
     bool dead_ = false;
     std::string how_;

@@ -27,7 +27,7 @@ enum Region : std::size_t {
     restarts,
 };
 
-inline constexpr std::uint32_t nvme_records_version = KEEL_TEST_LAYOUT;
+inline constexpr std::uint32_t nvme_records_version = 1 + KEEL_TEST_LAYOUT;
 inline constexpr std::uint32_t namespace_records = KEEL_TEST_LAYOUT == 2 ? 2048 : 4096;
 
 inline std::vector<durable::RegionSpec> regions_for(const Options& options) {

@@ -193,7 +193,6 @@ void each_field(auto& visit, Of<nvme::FeatureValues> auto& record) {
     visit("power_management", record.power_management);
     visit("temperature_over", record.temperature_over);
     visit("temperature_under", record.temperature_under);
-    visit("error_recovery", record.error_recovery);
     visit("volatile_write_cache", record.volatile_write_cache);
     visit("queues_granted_sq", record.queues_granted_sq);
     visit("queues_granted_cq", record.queues_granted_cq);
@@ -243,6 +242,7 @@ void each_field(auto& visit, Of<nvme::ControllerRecord> auto& record) {
     visit("discovery_digest", record.discovery_digest);
     visit("changed_count", record.changed_count);
     visit("changed_namespaces", record.changed_namespaces);
+    visit("error_recovery_of", record.error_recovery);
 }
 
 void each_field(auto& visit, Of<nvme::SubsystemRecord> auto& record) {

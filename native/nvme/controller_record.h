@@ -33,14 +33,13 @@ enum class AsyncEvent : std::uint8_t {
     count = 5,
 };
 
-// Values of features that hosts can set [NVM Express Base 2.0 §5.27.1]; each as in Command Dword 11 unless
-// noted.
+// Values of features that hosts can set and that hold for the whole controller [NVM Express Base 2.0
+// §5.27.1]; each as in Command Dword 11 unless noted.
 struct FeatureValues {
     std::uint32_t arbitration;
     std::uint32_t power_management;
     std::uint16_t temperature_over;  // kelvin, composite temperature
     std::uint16_t temperature_under;
-    std::uint32_t error_recovery;
     std::uint32_t volatile_write_cache;
     std::uint16_t queues_granted_sq;  // 0's based, as answered
     std::uint16_t queues_granted_cq;
@@ -107,6 +106,8 @@ struct ControllerRecord {
     std::uint32_t reserved1;
     std::uint32_t changed_namespaces[limits::changed_namespaces_max];
     ErrorRecord errors[limits::error_log_entries];
+    // Error Recovery of each namespace: TLER, at NSID − 1.
+    std::uint16_t error_recovery[limits::namespaces_per_subsystem_max];
     std::uint8_t reserved2[248];
 };
 static_assert(std::is_trivially_copyable_v<ControllerRecord> && std::is_standard_layout_v<ControllerRecord>);

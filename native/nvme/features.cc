@@ -1,9 +1,10 @@
 // Get Features and Set Features as one table: feature → which controllers have it, its data, its default, how
 // its value is read and set. No feature is saveable: what a host sets lasts until its controller is reset or
-// ends. Only the write protection state of a namespace belongs to the namespace and outlasts power cycles; of
-// its states those without a power cycle or a permanence of their own are offered (NWPC bit 0).
+// ends; of namespaces also until the namespace is taken from it. Only the write protection state of a
+// namespace belongs to the namespace and outlasts power cycles; of its states those without a power cycle or
+// a permanence of their own are offered (NWPC bit 0).
 //
-// NVM Express Base 2.0 §5.15, §5.27 and §3.1.3.6 (support requirements).
+// NVM Express Base 2.0 §5.15, §5.27 and §3.1.3.6 (support requirements); NVM Command Set 1.0 §4.1.3.
 
 #include "nvme/features.h"
 
@@ -102,16 +103,32 @@ wire::Status set_temperature(const Context& context) {
     return wire::status::success;
 }
 
-// --- error recovery, power, write cache ---
+// --- error recovery ---
+
+wire::Status get_error_recovery(const Context& context, bool by_default, std::uint32_t& value, std::byte*) {
+    if (!by_default) {
+        value = wire::feature_error_recovery::tler.put(
+            context.controller.record().error_recovery[context.sqe().nsid - 1]);
+    }
+    return wire::status::success;
+}
 
 wire::Status set_error_recovery(const Context& context) {
     // DULBE needs namespaces that can tell a deallocated block (NSFEAT bit 2).
     if ((context.cdw11() & ~wire::feature_error_recovery::tler.mask) != 0) {
         return wire::status::invalid_field;
     }
-    context.values().error_recovery = context.cdw11();
+    const auto limit = static_cast<std::uint16_t>(wire::feature_error_recovery::tler.get(context.cdw11()));
+    const std::uint32_t nsid = context.sqe().nsid;
+    for (const auto& [attached, ns] : context.controller.subsystem().namespaces()) {
+        if (nsid == attached || nsid == wire::nsid_broadcast) {
+            context.controller.record().error_recovery[attached - 1] = limit;
+        }
+    }
     return wire::status::success;
 }
+
+// --- power ---
 
 wire::Status set_power(const Context& context) {
     if (wire::feature_power_management::power_state.get(context.cdw11()) != 0) {
@@ -318,8 +335,7 @@ constexpr std::array rows{
                get_plain<&FeatureValues::power_management>, set_power},
     FeatureRow{Id::temperature_threshold, for_io, Scope::controller, 0, temperature_warning, get_temperature,
                set_temperature},
-    FeatureRow{Id::error_recovery, for_io, Scope::namespace_, 0, 0, get_plain<&FeatureValues::error_recovery>,
-               set_error_recovery},
+    FeatureRow{Id::error_recovery, for_io, Scope::namespace_, 0, 0, get_error_recovery, set_error_recovery},
     FeatureRow{Id::volatile_write_cache, for_io, Scope::controller, 0,
                wire::feature_volatile_write_cache::wce.put(1),
                get_plain<&FeatureValues::volatile_write_cache>,
@@ -358,11 +374,13 @@ wire::FeatureSelect select_of(const wire::Sqe& sqe) {
     return static_cast<wire::FeatureSelect>(wire::feature_cdw::sel.get(sqe.cdw10));
 }
 
-// A namespace that is named must exist, and must be meant.
+// A namespace that is named must exist, and must be meant; where one is meant, it must be named. All at once
+// can be set, but not got.
 wire::Status check_nsid(const Controller& controller, const FeatureRow& row, const wire::Sqe& sqe, bool set) {
     const std::uint32_t nsid = sqe.nsid;
     if (nsid == 0 || nsid == wire::nsid_broadcast) {
-        return wire::status::success;
+        const bool meant = row.scope == Scope::controller || (set && nsid == wire::nsid_broadcast);
+        return meant ? wire::status::success : wire::status::invalid_namespace_or_format;
     }
     if (controller.find_namespace(nsid) == nullptr) {
         return wire::status::invalid_namespace_or_format;
@@ -467,6 +485,7 @@ void execute_set_features(Controller& controller, QueuePair& queue, Command& com
 void Controller::reset_features() {
     FeatureValues& values = record_.features;
     values = FeatureValues{};
+    std::ranges::fill(record_.error_recovery, std::uint16_t{0});
     values.temperature_over = temperature_warning;
     values.temperature_under = under_default;
     values.volatile_write_cache = wire::feature_volatile_write_cache::wce.put(1);

@@ -28,7 +28,6 @@ TEST_CASE("features: plain values are kept, defaults and saved values stay") {
     host.bring_up();
     const PlainFeature features[] = {
         {0x01, 0, 0x04030207, 0x00000008, 4},  // arbitration
-        {0x05, 0, 0x00000010, 0x00010000, 6},  // error recovery; DULBE is not there
         {0x06, 1, 0x00000000, 0x00000002, 4},  // volatile write cache
         {0x0A, 0, 0x00000001, 0x00000002, 4},  // write atomicity
         {0x0B, 0, 0x00000900, 0x00000400, 4},  // asynchronous events; telemetry is not there
@@ -51,6 +50,69 @@ TEST_CASE("features: plain values are kept, defaults and saved values stay") {
     CHECK(host.set_feature(0x02, 0x00000001).status().value == 0x002);  // power state 1
     CHECK(host.set_feature(0x19, 0).status().ok());
     CHECK(host.set_feature(0x19, 1).status().value == 0x12B);
+}
+
+TEST_CASE("features: error recovery is set for each namespace, or for all that are attached") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    ScriptedHost other(rig);
+    other.bring_up();
+    constexpr std::uint32_t all = 0xFFFFFFFF;
+    const auto limit = [](ScriptedHost& of, std::uint32_t nsid, std::uint8_t select = 0) {
+        const auto got = of.get_feature(0x05, select, 0, nsid);
+        REQUIRE(got.status().ok());
+        return got.cqe.dw0.value();
+    };
+    CHECK(host.set_feature(0x05, 0x10, 1).status().ok());
+    CHECK(host.set_feature(0x05, 0xFFFF, 3).status().ok());
+    CHECK(limit(host, 1) == 0x10);
+    CHECK(limit(host, 3) == 0xFFFF);
+    CHECK(limit(host, 1, 1) == 0);
+    CHECK(limit(host, 1, 2) == 0);
+    CHECK(limit(host, 1, 3) == 6);  // changeable, namespace specific, not saveable
+    CHECK(limit(other, 1) == 0);
+    CHECK(host.set_feature(0x05, 0x20, all).status().ok());
+    CHECK(limit(host, 1) == 0x20);
+    CHECK(limit(host, 3) == 0x20);
+    CHECK(limit(other, 1) == 0);
+    CHECK(host.set_feature(0x05, 0x10000, 1).status().value == 0x002);  // DULBE: NSFEAT says no
+    CHECK(host.set_feature(0x05, 0x20000, all).status().value == 0x002);
+    CHECK(host.set_feature(0x05, 0x30, 1, {}, true).status().value == 0x10D);
+    for (const std::uint32_t nsid : {0u, 2u, 1025u}) {
+        CAPTURE(nsid);
+        CHECK(host.get_feature(0x05, 0, 0, nsid).status().value == 0x00B);
+        CHECK(host.set_feature(0x05, 1, nsid).status().value == 0x00B);
+    }
+    CHECK(host.get_feature(0x05, 0, 0, all).status().value == 0x00B);
+    CHECK(limit(host, 1) == 0x20);
+}
+
+TEST_CASE("features: error recovery begins anew with a namespace and with a reset of the controller") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    const auto limit = [&](std::uint32_t nsid) {
+        const auto got = host.get_feature(0x05, 0, 0, nsid);
+        REQUIRE(got.status().ok());
+        return got.cqe.dw0.value();
+    };
+    REQUIRE(host.set_feature(0x05, 0x10, 0xFFFFFFFF).status().ok());
+    REQUIRE(rig.target->remove_namespace(testing::test_subsystem, 3, nullptr).ok());
+    rig.run();
+    CHECK(host.get_feature(0x05, 0, 0, 3).status().value == 0x00B);
+    rig.add_namespace(3);
+    rig.run();
+    CHECK(limit(3) == 0);
+    CHECK(limit(1) == 0x10);
+    rig.add_namespace(5);
+    CHECK(limit(5) == 0);
+    REQUIRE(host.set_cc(0x00460000).status().ok());
+    rig.run();
+    REQUIRE(host.set_cc(0x00460001).status().ok());
+    CHECK(limit(1) == 0);
 }
 
 TEST_CASE("features: without the write cache every write goes to the medium") {

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <functional>
+
 #include "testing/scripted_host.h"
 
 using testing::Entry;
@@ -14,12 +16,16 @@ namespace {
 // Ends the target as a kill would, and starts another one on the same records with the same configuration.
 // `begun`: the connections, in the order in which they were opened.
 struct Successor {
-    explicit Successor(TargetRig& rig, std::size_t connections, bool configure = true) : rig_(rig) {
+    explicit Successor(TargetRig& rig, std::size_t connections, bool configure = true)
+        : Successor(rig, connections, [&rig, configure] {
+              if (configure) {
+                  rig.with_subsystem();
+              }
+          }) {}
+    Successor(TargetRig& rig, std::size_t connections, const std::function<void()>& configure) : rig_(rig) {
         rig.stop();
         rig.restart();
-        if (configure) {
-            rig.with_subsystem();
-        }
+        configure();
         rig.target->adopt_controllers();
         for (std::size_t slot = 0; slot < connections; ++slot) {
             transport::LoopConnection& connection = rig.open(slot);
@@ -78,6 +84,35 @@ TEST_CASE("restart: controllers, queues and features are those of the predecesso
     CHECK(!host.admin->closed());
     rig.advance(base::second);
     CHECK(host.admin->closed());
+}
+
+TEST_CASE("restart: what was set for a namespace is kept for it, not for another one in its place") {
+    TargetRig rig;
+    rig.with_subsystem();
+    ScriptedHost host(rig);
+    host.bring_up();
+    REQUIRE(host.set_feature(0x05, 0x10, 1).status().ok());
+    REQUIRE(host.set_feature(0x05, 0x20, 3).status().ok());
+
+    Successor after(rig, 1, [&] {
+        nvme::SubsystemSpec spec;
+        spec.nqn = testing::test_subsystem;
+        spec.serial = "SERIAL01";
+        spec.model = "Model";
+        spec.firmware = "7.1";
+        spec.allow_any_host = true;
+        spec.max_namespaces = 32;
+        REQUIRE(rig.target->add_subsystem(spec).ok());
+        rig.add_namespace(1);
+        nvme::NamespaceSpec another = rig.namespace_spec(3);
+        another.nguid[0] ^= 0xFF;
+        REQUIRE(rig.target->add_namespace(testing::test_subsystem, another, rig.disk(3)).ok());
+        rig.target->set_loading(false);
+    });
+    REQUIRE(after.adopted[0]);
+    host.admin = after.queues[0];
+    CHECK(host.get_feature(0x05, 0, 0, 1).cqe.dw0.value() == 0x10);
+    CHECK(host.get_feature(0x05, 0, 0, 3).cqe.dw0.value() == 0);
 }
 
 TEST_CASE("restart: new controllers do not get the ids of old ones") {

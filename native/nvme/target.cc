@@ -358,9 +358,21 @@ NamespaceRecord* Target::namespace_record(const Subsystem& subsystem, const Name
         free->subsystem = owner;
         free->write_protection = spec.write_protection;
         std::memcpy(free->nguid, spec.nguid.data(), sizeof(free->nguid));
+        reset_namespace_features(subsystem, spec.nsid);
         store_in_use(*free);
     }
     return free;
+}
+
+// In the records: there may be controllers that are not adopted yet.
+void Target::reset_namespace_features(const Subsystem& subsystem, std::uint32_t nsid) {
+    const std::uint64_t hash = hash_of(subsystem.nqn());
+    for (ControllerRecord& record : records_.controllers) {
+        if (record.state == RecordState::in_use && record.subsystem_hash == hash &&
+            stored_name(record.subsystem_nqn) == subsystem.nqn()) {
+            record.error_recovery[nsid - 1] = 0;
+        }
+    }
 }
 
 base::Result<void> Target::remove_namespace(const std::string& nqn, std::uint32_t nsid,

@@ -287,6 +287,8 @@ class Target {
     std::uint64_t discovery_digest(std::string_view host_nqn) const;
     // The record of a namespace of this identity; null if there is none (and no room for one).
     NamespaceRecord* namespace_record(const Subsystem& subsystem, const NamespaceSpec& spec);
+    // What hosts had set for another namespace with this NSID, before there is a record of the new one.
+    void reset_namespace_features(const Subsystem& subsystem, std::uint32_t nsid);
 
   private:
     struct Question;

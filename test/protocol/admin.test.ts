@@ -262,10 +262,12 @@ suite("admin", () => {
     assert.equal((await set(7, 0xffff0001)).status, Status.invalidField);
     assert.equal((await set(0x0b, 0x900)).status, 0);
     assert.equal((await get(0x0b)).dw0, 0x900);
-    for (const fid of [0x01, 0x02, 0x04, 0x05, 0x06, 0x07, 0x0b, 0x0f]) {
+    for (const fid of [0x01, 0x02, 0x04, 0x06, 0x07, 0x0b, 0x0f]) {
       assert.equal((await get(fid)).status, 0, `feature ${fid.toString(16)}h`);
       assert.equal((await get(fid, 3)).status, 0, `capabilities of feature ${fid.toString(16)}h`);
     }
+    assert.equal((await get(0x05)).status, Status.invalidNamespace, "error recovery belongs to a namespace");
+    assert.equal((await admin(Admin.getFeatures, { cdw10: 0x05, nsid: 1 })).status, 0);
     assert.equal((await get(0x60)).status, Status.invalidField);
     assert.equal((await set(0x60, 0)).status, Status.invalidField);
     assert.equal(

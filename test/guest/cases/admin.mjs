@@ -222,8 +222,10 @@ export function adminCases(suite) {
         assert.ok(found, text);
         return Number.parseInt(found[1], 16);
       };
-      // arbitration, power management, temperature threshold, error recovery, volatile write cache, queues, async events, keep-alive
-      for (const feature of [1, 2, 4, 5, 6, 7, 0x0b, 0x0f]) await value(feature);
+      // arbitration, power management, temperature threshold, volatile write cache, queues, async events, keep-alive
+      for (const feature of [1, 2, 4, 6, 7, 0x0b, 0x0f]) await value(feature);
+      await host.run(`nvme set-feature /dev/${controller} -n 1 -f 5 -v 0x10`);
+      assert.equal(await value(5, "-n 1"), 0x10, "error recovery of the namespace");
       assert.equal(await value(0x0f), 7000, "keep-alive timeout in ms");
       const queues = await value(7);
       assert.ok((queues & 0xffff) >= 1 && queues >> 16 >= 1, `queues ${queues.toString(16)}`);

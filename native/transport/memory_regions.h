@@ -28,6 +28,10 @@ class MemoryRegions {
                offset <= regions_[region].size() - length;
     }
 
+    std::size_t bytes(std::uint16_t region) const {
+        return region < regions_.size() ? regions_[region].size() : 0;
+    }
+
     std::byte* at(std::uint16_t region, std::uint64_t offset) const {
         EK_CHECK(region < regions_.size() && offset <= regions_[region].size(),
                  "reference outside of its region");

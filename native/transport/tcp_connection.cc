@@ -38,6 +38,7 @@ TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSl
 TcpConnection::~TcpConnection() {
     EK_CHECK(!receive_armed_ && !send_armed_, "a connection ends after its operations");
     around_.buffers.stop_waiting(*this);
+    count_unsent(0);
 }
 
 namespace {

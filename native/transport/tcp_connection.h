@@ -74,6 +74,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
         // it.
         std::function<void(TcpConnection&)> ended;
         base::Nanoseconds first_sent_at = 0;  // by any connection; 0: nothing was sent yet
+        std::uint64_t unsent_bytes = 0;       // queued on all connections, as of their last flush
         bool reads = true;  // false: no receive is begun, because the process is to be replaced
     };
 
@@ -186,6 +187,9 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     void publish(std::uint64_t new_tail, std::uint64_t new_end);
     void flush();
     std::size_t gather(std::span<iovec> segments);
+    void count_unsent(std::uint64_t bytes);
+    bool sends_lent_memory(const TransmitEntry& entry) const;
+    void fetch_lent_memory();
     void sent(std::int32_t result);
     void advance_sent(std::uint64_t position);
     void keep_split_block();
@@ -236,9 +240,11 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     SocketOperation send_operation_;
     msghdr send_message_{};
     std::unique_ptr<iovec[]> send_segments_;
-    std::uint64_t first_unsent_ = 0;   // sequence number
-    std::uint64_t sent_position_ = 0;  // stream offset
-    std::uint64_t queued_end_ = 0;     // stream offset behind the last entry
+    std::uint64_t first_unsent_ = 0;    // sequence number
+    std::uint64_t sent_position_ = 0;   // stream offset
+    std::uint64_t queued_end_ = 0;      // stream offset behind the last entry
+    std::uint64_t unsent_counted_ = 0;  // this connection's part of Surroundings::unsent_bytes
+    std::uint64_t fetched_ = 0;         // sequence number; what lies before it was fetched or is sent
     bool send_armed_ = false;
     nvme::Command* waiting_first_ = nullptr;  // done, but the transmit queue has no room
     nvme::Command* waiting_last_ = nullptr;

@@ -14,6 +14,7 @@
 // after `done`: see Command::after_done.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -67,6 +68,18 @@ struct CommandRecord {
     std::uint8_t reserved[4];         // 124
 };
 static_assert(sizeof(CommandRecord) == 128 || KEEL_TEST_LAYOUT == 2);
+
+// One store, after everything before it (single-thread ordering: the reader is a successor of this process).
+inline void store_state(CommandRecord& record, CommandState state) {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    __atomic_store_n(reinterpret_cast<std::uint8_t*>(&record.state), static_cast<std::uint8_t>(state),
+                     __ATOMIC_RELEASE);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
+inline bool is_fabrics(const wire::Sqe& sqe) {
+    return sqe.opcode == static_cast<std::uint8_t>(wire::AdminOpcode::fabrics);
+}
 
 inline constexpr std::uint8_t status_flag_dnr = 1;
 inline constexpr std::uint8_t status_flag_more = 2;

@@ -6,7 +6,6 @@
 #include "nvme/queue_pair.h"
 
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -16,7 +15,6 @@
 #include "nvme/controller.h"
 #include "nvme/fabrics.h"
 #include "nvme/io_commands.h"
-#include "nvme/io_steps.h"
 #include "nvme/namespace.h"
 #include "nvme/target.h"
 #include "wire/nvme_fabrics.h"
@@ -31,17 +29,6 @@ static_assert(limits::queue_entries_max * 2 < no_slot);
 
 std::size_t bucket_of(std::uint16_t cid, std::size_t buckets) {
     return (cid ^ (cid >> 12)) & (buckets - 1);  // Linux puts a generation into the upper four bits
-}
-
-void store_state(CommandRecord& record, CommandState state) {
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    __atomic_store_n(reinterpret_cast<std::uint8_t*>(&record.state), static_cast<std::uint8_t>(state),
-                     __ATOMIC_RELEASE);
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-}
-
-bool is_fabrics(const wire::Sqe& sqe) {
-    return sqe.opcode == static_cast<std::uint8_t>(wire::AdminOpcode::fabrics);
 }
 
 wire::Status ana_status(AnaState state) {
@@ -361,98 +348,6 @@ wire::Status QueuePair::check_sgl(const wire::Sqe& sqe, Admission& admission,
     return length < admission.length ? wire::status::data_sgl_length_invalid : wire::status::success;
 }
 
-// --- fused pairs ---
-
-// The halves are neighbours in the submission queue, so they are neighbours here, in whatever order their
-// data comes.
-void QueuePair::admit_pair(Command& command, Admission& admission) {
-    const wire::Sqe& sqe = command.sqe();
-    const PairPhase phase = pair_phase_;
-    Command* const first = fused_first_;
-    pair_phase_ = PairPhase::none;
-    fused_first_ = nullptr;
-    if (sqe.fuse() == wire::Fuse::second && record_.qid != 0 && !is_fabrics(sqe)) {
-        if (phase == PairPhase::none) {
-            admission.status = wire::status::aborted_missing_fused;
-            return;
-        }
-        if (phase == PairPhase::first_refused) {
-            if (admission.status.ok()) {
-                admission.status = wire::status::aborted_failed_fused;
-            }
-            return;
-        }
-        const wire::Sqe& other = first->sqe();
-        const bool fits = other.opcode == static_cast<std::uint8_t>(wire::IoOpcode::compare) &&
-                          sqe.opcode == static_cast<std::uint8_t>(wire::IoOpcode::write) &&
-                          other.nsid == sqe.nsid && wire::starting_lba(other) == wire::starting_lba(sqe) &&
-                          wire::logical_blocks(other) == wire::logical_blocks(sqe);
-        if (admission.status.ok() && !fits) {
-            admission.status = wire::status::invalid_field;
-            first->pair_status = wire::status::invalid_field.value;
-        } else if (!admission.status.ok()) {
-            first->pair_status = wire::status::aborted_failed_fused.value;
-        }
-        if (admission.status.ok()) {
-            first->partner = &command;
-            command.partner = first;
-        } else if (first->waits_for_partner) {
-            nvme::finish(*first, wire::Status{first->pair_status}, true);
-        }
-        return;
-    }
-    if (phase == PairPhase::first_admitted) {
-        first->pair_status = wire::status::aborted_missing_fused.value;
-        if (first->waits_for_partner) {
-            nvme::finish(*first, wire::status::aborted_missing_fused, true);
-        }
-    }
-    if (sqe.fuse() == wire::Fuse::first && record_.qid != 0 && !is_fabrics(sqe)) {
-        pair_phase_ = admission.status.ok() ? PairPhase::first_admitted : PairPhase::first_refused;
-        fused_first_ = admission.status.ok() ? &command : nullptr;
-    }
-}
-
-// A half ended badly before the pair was executed. (Once it is executing, its handler ends both.)
-void QueuePair::fail_partner(Command& command) {
-    if (fused_first_ == &command) {
-        fused_first_ = nullptr;
-        pair_phase_ = PairPhase::first_refused;
-    }
-    Command* const partner = command.partner;
-    if (partner == nullptr || partner->record->state == CommandState::done ||
-        partner->record->state == CommandState::free || (partner->executing && !partner->waits_for_partner)) {
-        return;
-    }
-    partner->pair_status = wire::status::aborted_failed_fused.value;
-    if (partner->waits_for_partner) {
-        nvme::finish(*partner, wire::status::aborted_failed_fused, true);
-    }
-}
-
-// The transport could not take the capsule yet and will admit it again.
-void QueuePair::forget_admission(Command& command) {
-    if (fused_first_ == &command) {
-        fused_first_ = nullptr;
-        pair_phase_ = PairPhase::none;
-    } else if (command.partner != nullptr) {
-        fused_first_ = command.partner;
-        pair_phase_ = PairPhase::first_admitted;
-        command.partner->partner = nullptr;
-        command.partner = nullptr;
-    }
-}
-
-// A half's slot goes: the other must not find it in its next life.
-void QueuePair::unlink_partner(Command& command) {
-    Command* const partner = command.partner;
-    if (partner != nullptr) {
-        fail_partner(command);  // may end and release the partner, which then has unlinked both
-        partner->partner = nullptr;
-        command.partner = nullptr;
-    }
-}
-
 // --- execution ---
 
 bool QueuePair::writes_inline(const Command& command) const {
@@ -609,96 +504,6 @@ void QueuePair::count_io(const Command& command) {
     }
 }
 
-// --- abort and disconnect ---
-
-bool QueuePair::abort(Command& command) {
-    if (command.record->state == CommandState::free || command.record->state == CommandState::done) {
-        return false;
-    }
-    if (command.abort_requested) {
-        return true;
-    }
-    command.abort_requested = true;
-    if (!command.executing) {
-        return true;  // its data is not here yet: execute() ends it
-    }
-    if (is_fabrics(command.sqe())) {
-        return true;  // ends by itself within its deadline
-    }
-    if (record_.qid == 0) {
-        buffers_.stop_waiting(command);
-        target_.cancel_question(command);
-        if (controller_ != nullptr) {
-            controller_->abort_admin(command);
-        }
-        return true;
-    }
-    if (command.waits_for_partner) {
-        command.waits_for_partner = false;
-        nvme::finish(command, wire::status::abort_requested, false);
-        return true;
-    }
-    Command& working =
-        command.sqe().fuse() == wire::Fuse::second && command.partner != nullptr ? *command.partner : command;
-    if (working.waits_for_buffer()) {
-        buffers_.stop_waiting(working);
-        nvme::finish(working, wire::status::abort_requested, false);
-        return true;
-    }
-    cancel_io_command(*this, command);
-    return true;
-}
-
-void QueuePair::abort_all(const Command* except) {
-    for (std::uint32_t i = 0; i < command_count_; ++i) {
-        if (&commands_[i] != except) {
-            abort(commands_[i]);
-        }
-    }
-}
-
-void QueuePair::disconnected(std::function<void()> when_idle) {
-    EK_CHECK(!disconnected_, "a connection is disconnected twice");
-    disconnected_ = true;
-    target_.cancel_questions(*this);
-    // What handlers do not have is free at once; nobody will be answered.
-    for (std::uint32_t i = 0; i < command_count_; ++i) {
-        Command& command = commands_[i];
-        if (command.executing && is_fabrics(command.sqe())) {
-            command.executing = false;
-            --executing_;
-        }
-        if (!command.executing && command.record->state != CommandState::free) {
-            release(command);
-        }
-    }
-    // Detached first: the last command that is aborted makes the queue idle.
-    if (controller_ != nullptr) {
-        controller_->detach(*this);
-    }
-    abort_all();
-    // Only now: releasing one half of a pair may have ended the last command that was executing.
-    when_idle_ = std::move(when_idle);
-    finish_if_idle();
-}
-
-// `when_idle` may destroy this object, and a handler may still be on the stack: it is called from the
-// reactor's loop.
-void QueuePair::finish_if_idle() {
-    if (!disconnected_ || executing_ != 0 || !when_idle_) {
-        return;
-    }
-    std::function<void()> idle = std::move(when_idle_);
-    when_idle_ = nullptr;
-    Controller* const controller = controller_;
-    controller_ = nullptr;
-    record_.controller = 0;
-    if (controller != nullptr) {
-        controller->queue_idle();
-    }
-    reactor_.post(std::move(idle));
-}
-
 // --- binding ---
 
 void QueuePair::bind(Controller& controller, std::uint16_t qid, std::uint16_t entries,
@@ -719,105 +524,6 @@ void QueuePair::bind(Controller& controller, std::uint16_t qid, std::uint16_t en
 void QueuePair::unbind() {
     controller_ = nullptr;
     record_.controller = 0;
-}
-
-// --- restart ---
-
-bool QueuePair::adopt(std::span<const std::uint16_t> live) {
-    std::vector<bool> taken(records_.size(), false);
-    bool connecting = false;
-    bool possible = true;
-    for (const std::uint16_t slot : live) {
-        if (slot >= command_count_ || taken[slot] || !adopt_record(slot)) {
-            possible = false;
-            break;
-        }
-        taken[slot] = true;
-        const wire::Sqe& sqe = records_[slot].sqe;
-        connecting = connecting || (is_fabrics(sqe) && records_[slot].state != CommandState::done &&
-                                    sqe.fctype() == static_cast<std::uint8_t>(wire::FabricsType::connect));
-    }
-    if (!possible || (record_.controller != 0 && !adopt_controller())) {
-        // All or nothing: the connection will be closed.
-        for (std::uint32_t slot = 0; slot < command_count_; ++slot) {
-            if (taken[slot] && records_[slot].buffer_bytes != 0) {
-                buffers_.release(records_[slot].data_offset, records_[slot].buffer_bytes);
-            }
-        }
-        return false;
-    }
-    if (record_.controller != 0 && !connecting) {
-        record_.connect_done = 1;
-    }
-    free_slots_.clear();
-    for (std::uint32_t i = command_count_; i > 0; --i) {
-        if (!taken[i - 1]) {
-            store_state(records_[i - 1], CommandState::free);
-            free_slots_.push_back(static_cast<std::uint16_t>(i - 1));
-        }
-    }
-    // Neighbours among what is left of the stream; a pair whose first half ended already has no partner.
-    Command* first = nullptr;
-    for (const std::uint16_t slot : live) {
-        Command& command = commands_[slot];
-        const wire::Fuse fuse = record_.qid != 0 ? command.sqe().fuse() : wire::Fuse::normal;
-        const bool open = command.record->state != CommandState::done && command.record->status == 0;
-        if (fuse == wire::Fuse::second && first != nullptr && open) {
-            first->partner = &command;
-            command.partner = first;
-        }
-        first = fuse == wire::Fuse::first && open ? &command : nullptr;
-    }
-    if (first != nullptr) {
-        fused_first_ = first;
-        pair_phase_ = PairPhase::first_admitted;
-    }
-    if (record_.qid != 0 && controller_ != nullptr) {
-        for (const std::uint16_t slot : live) {
-            if (records_[slot].state == CommandState::ready && !is_fabrics(records_[slot].sqe)) {
-                reclaim_io_command(*this, commands_[slot]);
-            }
-        }
-    }
-    return true;
-}
-
-bool QueuePair::adopt_controller() {
-    Controller* const controller = target_.controller_at(record_.controller - 1);
-    if (controller == nullptr || record_.qid > limits::io_queues_per_controller_max ||
-        controller->queue(record_.qid) != nullptr || controller->terminating()) {
-        return false;
-    }
-    controller_ = controller;
-    controller->attach(*this, record_.qid);
-    return true;
-}
-
-bool QueuePair::adopt_record(std::uint16_t slot) {
-    CommandRecord& record = records_[slot];
-    Command& command = commands_[slot];
-    if (record.state != CommandState::receiving && record.state != CommandState::ready &&
-        record.state != CommandState::done) {
-        return false;
-    }
-    if (record.buffer_bytes != 0) {
-        if (record.buffer_bytes > limits::data_block_bytes_max || record.data_length > record.buffer_bytes ||
-            record.data_region != 0 || !buffers_.reserve(record.data_offset, record.buffer_bytes)) {
-            record.buffer_bytes = 0;
-            return false;
-        }
-        command.data = buffers_.at(record.data_offset);
-    }
-    command.received_at = reactor_.now();
-    if (record.state != CommandState::done) {
-        const bool refused = record.status != 0;  // at admission, perhaps for this very reason
-        if (find(record.sqe.cid) == nullptr) {
-            remember_cid(command);
-        } else if (!refused) {
-            return false;
-        }
-    }
-    return true;
 }
 
 }  // namespace nvme

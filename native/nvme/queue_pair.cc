@@ -15,6 +15,7 @@
 #include "nvme/controller.h"
 #include "nvme/fabrics.h"
 #include "nvme/io_commands.h"
+#include "nvme/io_steps.h"
 #include "nvme/namespace.h"
 #include "nvme/target.h"
 #include "wire/nvme_fabrics.h"

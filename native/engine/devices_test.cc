@@ -11,6 +11,7 @@
 #include "block/initiator/load.h"
 #include "engine/engine.h"
 #include "testing/block_media.h"
+#include "testing/details.h"
 
 namespace {
 
@@ -149,15 +150,7 @@ class Server {
         });
         return names;
     }
-    std::string detail(const std::string& key) {
-        for (const auto& [name, value] : device("n").details) {
-            if (name == key) {
-                const auto* const number = std::get_if<std::uint64_t>(&value);
-                return number != nullptr ? std::to_string(*number) : *std::get_if<std::string>(&value);
-            }
-        }
-        return "";
-    }
+    std::string detail(const std::string& key) { return testing::detail(device("n").details, key); }
     template <typename Condition>
     bool until(Condition condition) {
         const auto limit = std::chrono::steady_clock::now() + patience;

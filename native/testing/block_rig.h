@@ -118,6 +118,10 @@ class BlockRig {
         return true;
     }
 
+    bool serves(const block::Device& device) {
+        return run_until([&] { return device.health().state == "ok"; });
+    }
+
     block::Status run(block::Device& device, TestRequest& request) {
         request.completed = 0;
         device.submit(request);

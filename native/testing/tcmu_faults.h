@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "testing/block_media.h"
 #include "testing/block_rig.h"
+#include "testing/details.h"
 
 namespace testing {
 
@@ -70,18 +70,6 @@ struct TcmuFaults {
     std::vector<std::string> log;
     BlockRig rig;
 };
-
-inline std::uint64_t detail(const block::Device& device, const std::string& key) {
-    block::Details details;
-    device.tell(details);
-    for (const auto& [name, value] : details) {
-        if (const auto* number = std::get_if<std::uint64_t>(&value); number != nullptr && name == key) {
-            return *number;
-        }
-    }
-    FAIL("no detail " << key);
-    return 0;
-}
 
 // Writes of 4 KiB all over the device, some of them under way at any time.
 struct TcmuLoad {

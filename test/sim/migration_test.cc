@@ -18,6 +18,7 @@
 
 #include "durability_model.h"
 #include "testing/block_rig.h"
+#include "testing/details.h"
 #include "testing/sim_kernel.h"
 
 namespace {
@@ -145,16 +146,7 @@ class Round {
         }
         rig_->close("source");
     }
-    std::string state() const {
-        block::Details details;
-        device_->tell(details);
-        for (const auto& [key, value] : details) {
-            if (key == "state") {
-                return *std::get_if<std::string>(&value);
-            }
-        }
-        return "";
-    }
+    std::string state() const { return testing::detail(*device_, "state"); }
 
     // A process, from its start to its death; with the machine's power if `cut`.
     void live(SimKernel& kernel, bool last, bool cut) {

@@ -22,6 +22,7 @@
 #include "block/mirror/format.h"
 #include "durability_model.h"
 #include "testing/block_rig.h"
+#include "testing/details.h"
 #include "testing/sim_kernel.h"
 
 namespace {
@@ -109,17 +110,7 @@ struct Life {
         return std::string(1, static_cast<char>('a' + index));
     }
 
-    std::string detail(const std::string& key) const {
-        block::Details details;
-        volume->tell(details);
-        for (const auto& [name, value] : details) {
-            if (name == key) {
-                const auto* text = std::get_if<std::string>(&value);
-                return text != nullptr ? *text : std::to_string(std::get<std::uint64_t>(value));
-            }
-        }
-        return {};
-    }
+    std::string detail(const std::string& key) const { return testing::detail(*volume, key); }
     bool serves() const {
         const std::string state = volume->health().state;
         return state == "ok" || state == "degraded" || state == "resyncing";

@@ -11,6 +11,7 @@
 #include "block/mirror/witness_memory.h"
 #include "testing/block_media.h"
 #include "testing/block_rig.h"
+#include "testing/details.h"
 #include "testing/sim_kernel.h"
 
 namespace {
@@ -80,17 +81,7 @@ class Volume {
         return device;
     }
 
-    std::string detail(const std::string& key) {
-        block::Details details;
-        rig.device(mirror.name).tell(details);
-        for (const auto& [name, value] : details) {
-            if (name == key) {
-                const auto* text = std::get_if<std::string>(&value);
-                return text != nullptr ? *text : std::to_string(std::get<std::uint64_t>(value));
-            }
-        }
-        return "there is no " + key;
-    }
+    std::string detail(const std::string& key) { return testing::detail(rig.device(mirror.name), key); }
     std::string state(const std::string& leg) { return detail("leg." + leg + ".state"); }
     std::string health() { return rig.device(mirror.name).health().state; }
     bool becomes(const std::string& wanted) {

@@ -9,6 +9,7 @@
 
 #include "block/mirror/format.h"
 #include "testing/block_rig.h"
+#include "testing/details.h"
 #include "testing/scripted_target.h"
 
 namespace {
@@ -17,6 +18,7 @@ using block::Action;
 using block::Device;
 using block::Status;
 using testing::BlockRig;
+using testing::detail;
 using testing::Pages;
 using testing::ScriptedTarget;
 using Facts = ScriptedTarget::Facts;
@@ -26,18 +28,6 @@ using Io = ScriptedTarget::Io;
 constexpr std::uint32_t page = ScriptedTarget::block_bytes;
 constexpr std::uint8_t written = 0x55;
 constexpr std::uint8_t older = 0xEE;
-
-std::string detail(const Device& device, const std::string& key) {
-    block::Details details;
-    device.tell(details);
-    for (const auto& [name, value] : details) {
-        if (name == key) {
-            const auto* text = std::get_if<std::string>(&value);
-            return text != nullptr ? *text : std::to_string(std::get<std::uint64_t>(value));
-        }
-    }
-    return "there is no " + key;
-}
 
 }  // namespace
 
@@ -159,7 +149,7 @@ TEST_CASE("a migration to a peer that may have lost its cache copies everything 
     block::DeviceSpec far = target.device("far");
     far.remote.timeout_ms = 10'000;
     Device& remote = *rig.make(far).value();
-    REQUIRE(rig.run_until([&] { return remote.health().state == "ok"; }));
+    REQUIRE(rig.serves(remote));
     block::DeviceSpec spec;
     spec.name = "volume";
     spec.kind = "migration";

@@ -31,10 +31,6 @@ constexpr std::uint8_t success = 8;
 constexpr std::uint8_t opcode_write = 1;
 constexpr std::uint8_t opcode_read = 2;
 
-bool serves(BlockRig& rig, Device& device) {
-    return rig.run_until([&] { return device.health().state == "ok"; });
-}
-
 // Something went wrong since it was made.
 bool complains(const Device& device) {
     block::Details details;
@@ -202,7 +198,7 @@ TEST_CASE("whatever a peer does against the rules, no request ends with anything
             block::DeviceSpec spec = target.device("far");
             spec.remote.header_digest = spec.remote.data_digest = digests;
             Device& device = *rig.make(spec).value();
-            REQUIRE(serves(rig, device));
+            REQUIRE(rig.serves(device));
             Pages out(16 * page);
             Pages in(16 * page);
             fill(out, 1);
@@ -228,12 +224,12 @@ TEST_CASE("a second completion of a command ends the connection, and nobody hear
     });
     BlockRig rig;
     Device& device = *rig.make(target.device("far")).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     TestRequest flush;
     flush.action = Action::flush;
     CHECK(rig.run(device, flush) == Status::ok);
     CHECK(rig.run_until([&] { return target.associations() >= 2; }));
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     CHECK(flush.completed == 1);
     CHECK(rig.run(device, Action::flush) == Status::ok);
 }
@@ -251,7 +247,7 @@ TEST_CASE("a connection that ends at any point of its way up is made anew, and s
         REQUIRE(rig.run_until([&] { return device.health().state == "ok" || complains(device); }));
         whole = device.health().state == "ok";
         target.set_facts({});
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         CHECK(device.describe().size_bytes == ScriptedTarget::blocks_default * page);
         CHECK(rig.run(device, Action::flush) == Status::ok);
     }
@@ -272,7 +268,7 @@ TEST_CASE("a peer that falls silent on the way up is left after the timeout") {
         block::DeviceSpec spec = target.device("far");
         spec.remote.timeout_ms = 200;
         Device& device = *rig.make(spec).value();
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         CHECK(rig.run(device, Action::flush) == Status::ok);
         whole = commands <= silent_at;
     }
@@ -290,7 +286,7 @@ TEST_CASE("answers in single bytes are answers") {
     spec.remote.timeout_ms = 10'000;
     spec.remote.header_digest = spec.remote.data_digest = true;
     Device& device = *rig.make(spec).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     Pages out(3 * page);
     Pages in(3 * page);
     fill(out, 9);
@@ -328,7 +324,7 @@ TEST_CASE("odd limits of a peer are kept to") {
         });
         BlockRig rig;
         Device& device = *rig.make(target.device("far")).value();
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         Pages out(2 << 20);
         Pages in(2 << 20);
         fill(out, row.mdts);
@@ -385,7 +381,7 @@ TEST_CASE("a peer whose data make no sense is not served from, and says why") {
         CHECK(device.health().state != "ok");
         CHECK(device.describe().size_bytes == 0);
         spoilt = false;
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         CHECK(rig.run(device, Action::flush) == Status::ok);
     }
 }
@@ -402,7 +398,7 @@ TEST_CASE("events that come while the namespace is looked at make it look once m
     });
     BlockRig rig;
     Device& device = *rig.make(target.device("far")).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     CHECK(rig.run_until([&] { return looks > 8; }));
     CHECK(rig.run(device, Action::flush) == Status::ok);
     CHECK(target.associations() == 1);

@@ -27,10 +27,6 @@ using Io = ScriptedTarget::Io;
 constexpr std::uint32_t page = ScriptedTarget::block_bytes;
 constexpr std::uint8_t opcode_write = 1;
 
-bool serves(BlockRig& rig, Device& device) {
-    return rig.run_until([&] { return device.health().state == "ok"; });
-}
-
 void let_pass(BlockRig& rig, base::Nanoseconds time) {
     const base::Nanoseconds end = rig.kernel.now() + time;
     while (rig.kernel.now() < end) {
@@ -84,7 +80,7 @@ TEST_CASE("a peer that comes back with smaller transfers gets what was in flight
     block::DeviceSpec spec = target.device("far");
     spec.remote.timeout_ms = 10'000;
     Device& device = *rig.make(spec).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     Pages out(512 << 10);
     Pages in(512 << 10);
     std::memset(out.data(), 0x5a, out.size());
@@ -116,7 +112,7 @@ TEST_CASE("a write of which a part was sent is not held by the doubt about that 
     spec.remote.kato_ms = 10'000;
     spec.remote.timeout_ms = 10'000;
     Device& device = *rig.make(spec).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     Pages out(256 << 10);
     TestRequest write;
     set(write, Action::write, 0, out.size(), out.data());
@@ -138,7 +134,7 @@ TEST_CASE("of changes of the same blocks that are sent again the later one wins,
     spec.remote.io_queues = 2;
     spec.remote.timeout_ms = 10'000;
     Device& device = *rig.make(spec).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     Pages first(2 * page);
     Pages second(2 * page);
     std::memset(first.data(), 1, first.size());
@@ -172,7 +168,7 @@ TEST_CASE("a peer that lets its hosts in and drops them is not tried all the tim
     Device& device = *rig.make(target.device("far")).value();
     TestRequest flush;
     set(flush, Action::flush, 0, 0);
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     device.submit(flush);
     let_pass(rig, 2 * base::second);
     CHECK(flush.completed == 0);
@@ -199,7 +195,7 @@ TEST_CASE("a namespace that is not there is waited for until the deadline, or fo
             spec.remote.when_lost = block::RemoteSpec::WhenLost::freeze;
         }
         Device& device = *rig.make(spec).value();
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         Pages out(page);
         TestRequest write;
         set(write, Action::write, 0, page, out.data());
@@ -260,7 +256,7 @@ TEST_CASE("what has no data is cut so that one command can end in time") {
         block::DeviceSpec spec = target.device("far");
         spec.remote.timeout_ms = 500;
         Device& device = *rig.make(spec).value();
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         const std::uint64_t blocks =
             row.action == Action::deallocate && row.most == ~0u && row.dmrsl == 0 ? facts.blocks : 300'000;
         CHECK(rig.run(device, row.action, 0, blocks * page) == Status::ok);
@@ -289,7 +285,7 @@ TEST_CASE("an identity is compared with one of its kind, and asked for again if 
     REQUIRE(rig.run_until([&] { return target.associations() >= 2; }));
     CHECK(device.identity().empty());
     answer = 0;
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     CHECK(device.identity() == "nguid.01000000000000000000000000000000");
 
     answer = 0x4002;  // from now on it tells less
@@ -297,7 +293,7 @@ TEST_CASE("an identity is compared with one of its kind, and asked for again if 
     REQUIRE(rig.run_until([&] { return device.health().reason.find("does not say") != std::string::npos; }));
     CHECK(device.health().state == "lost");
     answer = 0;
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     CHECK(device.identity() == "nguid.01000000000000000000000000000000");
     rig.close("far");
 
@@ -320,7 +316,7 @@ TEST_CASE("without a keep alive a newer change waits all the same") {
     spec.remote.kato_ms = 0;
     spec.remote.timeout_ms = 10'000;
     Device& device = *rig.make(spec).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     Pages out(page);
     TestRequest older;
     set(older, Action::write, 0, page, out.data());
@@ -353,7 +349,7 @@ TEST_CASE("what a peer can do is not promised before it was asked") {
         CHECK_FALSE(device.describe().can_write_zeroes);
         CHECK_FALSE(device.describe().can_deallocate);
         CHECK(device.describe().volatile_cache);
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         CHECK(device.describe().can_write_zeroes == (oncs != 0));
         CHECK(device.describe().can_deallocate == (oncs != 0));
     }

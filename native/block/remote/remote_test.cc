@@ -10,6 +10,7 @@
 #include "block/initiator/load.h"
 #include "testing/block_media.h"
 #include "testing/block_rig.h"
+#include "testing/details.h"
 #include "testing/loopback_target.h"
 
 namespace {
@@ -20,6 +21,7 @@ using block::DeviceSpec;
 using block::Status;
 using testing::BlockRig;
 using testing::LoopbackTarget;
+using testing::number;
 using testing::Pages;
 using testing::TestRequest;
 
@@ -40,22 +42,6 @@ DeviceSpec file(const testing::TemporaryFolder& folder) {
     return spec;
 }
 
-std::uint64_t number(const Device& device, const std::string& key) {
-    block::Details details;
-    device.tell(details);
-    for (const auto& [name, value] : details) {
-        if (name == key && std::holds_alternative<std::uint64_t>(value)) {
-            return std::get<std::uint64_t>(value);
-        }
-    }
-    FAIL("no detail " << key);
-    return 0;
-}
-
-bool serves(BlockRig& rig, Device& device) {
-    return rig.run_until([&] { return device.health().state == "ok"; });
-}
-
 }  // namespace
 
 TEST_CASE("a remote device takes size, blocks and identity from its peer and moves data in pieces") {
@@ -67,7 +53,7 @@ TEST_CASE("a remote device takes size, blocks and identity from its peer and mov
     Device& device = *rig.make(spec).value();
     CHECK(device.describe().size_bytes == 0);
     CHECK(device.health().state == "connecting");
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     CHECK(device.describe().size_bytes == 64 << 20);
     CHECK(device.describe().block_bytes == 4096);
     CHECK(device.identity() == "nguid.42000000000000000000000000000000");
@@ -94,7 +80,7 @@ TEST_CASE("what was in flight when the connection broke is sent again and comple
     LoopbackTarget target(ram());
     BlockRig rig;
     Device& device = *rig.make(testing::remote_device(target, "far")).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     constexpr std::size_t lanes = 64;
     constexpr std::uint8_t rounds = 8;
     Pages memory(lanes * 4096);
@@ -119,7 +105,7 @@ TEST_CASE("what was in flight when the connection broke is sent again and comple
         for (const TestRequest& request : requests) {
             CHECK(request.status == Status::ok);
         }
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         resent = number(device, "resent");
         Pages in(4096);
         for (std::size_t i = 0; i < lanes; i += 7) {
@@ -137,7 +123,7 @@ TEST_CASE("a newer change of a range in doubt waits until the peer cannot execut
     DeviceSpec spec = testing::remote_device(target, "far");
     spec.remote.deadline_ms = 1000;  // shorter than that wait, which does not count
     Device& device = *rig.make(spec).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     Pages memory(4096);
     TestRequest first;
     bool in_doubt = false;
@@ -154,7 +140,7 @@ TEST_CASE("a newer change of a range in doubt waits until the peer cannot execut
         lost_at = rig.kernel.now();
         target.disconnect("nqn.2024-01.example:host-far");
         REQUIRE(rig.run_until([&] { return first.completed == 1; }));
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         in_doubt = number(device, "resent") > before;
     }
     REQUIRE(in_doubt);
@@ -176,7 +162,7 @@ TEST_CASE("without a peer requests fail at their deadline, or wait for it when t
         spec.remote.when_lost =
             freeze ? block::RemoteSpec::WhenLost::freeze : block::RemoteSpec::WhenLost::fail;
         Device& device = *rig.make(spec).value();
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         const std::uint16_t port = target->port();
         target.reset();
         CHECK(rig.run_until([&] { return device.health().state == "lost"; }));
@@ -197,7 +183,7 @@ TEST_CASE("without a peer requests fail at their deadline, or wait for it when t
             CHECK(rig.kernel.now() - begun >= 300 * base::millisecond);
         }
         target.emplace(file(folder), std::uint8_t{1}, port);
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         if (freeze) {
             CHECK(rig.run_until([&] { return request.completed == 1; }));
             CHECK(request.status == Status::ok);
@@ -218,7 +204,7 @@ TEST_CASE("another namespace or a smaller one under the same address is left alo
         auto target = std::make_optional<LoopbackTarget>(ram());
         BlockRig rig;
         Device& device = *rig.make(testing::remote_device(*target, "far")).value();
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         const std::uint16_t port = target->port();
         target.reset();
         target.emplace(ram(row.bytes), row.identity, port);
@@ -227,7 +213,7 @@ TEST_CASE("another namespace or a smaller one under the same address is left alo
         CHECK(device.describe().size_bytes == 8 << 20);
         target.reset();
         target.emplace(ram(16 << 20), std::uint8_t{1}, port);
-        REQUIRE(serves(rig, device));
+        REQUIRE(rig.serves(device));
         CHECK(device.describe().size_bytes == 16 << 20);  // it may have grown
     }
 }
@@ -279,7 +265,7 @@ TEST_CASE("growth of the remote namespace is noticed while it serves") {
     LoopbackTarget target(ram());
     BlockRig rig;
     Device& device = *rig.make(testing::remote_device(target, "far")).value();
-    REQUIRE(serves(rig, device));
+    REQUIRE(rig.serves(device));
     target.run([&] { CHECK(target.engine().resize_device("disk", 12 << 20).ok()); });
     CHECK(rig.run_until([&] { return device.describe().size_bytes == 12 << 20; }));
     CHECK(device.health().state == "ok");

@@ -19,7 +19,7 @@ using block::Device;
 using block::DeviceSpec;
 using block::Status;
 using block::TcmuSpec;
-using testing::detail;
+using testing::number;
 using testing::Pages;
 using testing::refusal;
 using testing::TestRequest;
@@ -43,7 +43,7 @@ TEST_CASE(
         CHECK(request.status == Status::ok);
     }
     load.verify();
-    CHECK(detail(device, "starts") == 4);  // it was tried three times
+    CHECK(number(device, "starts") == 4);  // it was tried three times
     CHECK(faults.logged("this handler crashes now"));
     CHECK(faults.logged("died of Aborted"));
     CHECK(device.health().state == "ok");
@@ -67,7 +67,7 @@ TEST_CASE("a tcmu handler that hangs is killed, awaited and started again") {
     Faults faults;
     faults.spec.tcmu.timeout_ms = 300;
     Device& device = faults.open();
-    const auto process = static_cast<pid_t>(detail(device, "process"));
+    const auto process = static_cast<pid_t>(number(device, "process"));
     TestRequest poison;
     faults.submit_marker(device, poison, "hang now");
     Load load(faults, device);
@@ -90,7 +90,7 @@ TEST_CASE("with when_lost: fail, what a lost tcmu handler had fails, and what co
     CHECK(device.health().state == "restarting");
     // While it is away.
     CHECK(faults.rig.run(device, Action::read, 0, 4096, faults.memory.data()) == Status::internal_error);
-    REQUIRE(faults.rig.run_until([&] { return device.health().state == "ok"; }));
+    REQUIRE(faults.rig.serves(device));
     CHECK(faults.rig.run(device, Action::read, 0, 4096, faults.memory.data()) == Status::ok);
 }
 
@@ -99,8 +99,8 @@ TEST_CASE("a tcmu process that is killed under load loses no acknowledged write"
     Device& device = faults.open();
     for (int round = 0; round < 10; ++round) {
         CAPTURE(round);
-        REQUIRE(faults.rig.run_until([&] { return device.health().state == "ok"; }));
-        const auto process = static_cast<pid_t>(detail(device, "process"));
+        REQUIRE(faults.rig.serves(device));
+        const auto process = static_cast<pid_t>(number(device, "process"));
         Load load(faults, device);
         const std::size_t when = static_cast<std::size_t>(round) * 40;
         REQUIRE(faults.rig.run_until([&] { return load.requests[when].completed > 0; }));
@@ -120,7 +120,7 @@ TEST_CASE("a tcmu handler's error is the request's; its completing one twice doe
     CHECK(faults.write_marker(device, "complete twice") == Status::ok);
     CHECK(faults.rig.run(device, Action::flush) == Status::ok);
     REQUIRE(faults.rig.run_until([&] { return faults.logged("only what it returns counts"); }));
-    CHECK(detail(device, "starts") == 1);
+    CHECK(number(device, "starts") == 1);
 }
 
 TEST_CASE("a tcmu process that breaks the rules of the shared memory is ended, and the device goes on") {
@@ -135,7 +135,7 @@ TEST_CASE("a tcmu process that breaks the rules of the shared memory is ended, a
     REQUIRE(faults.rig.run_until([&] { return poison.completed > 0; }));
     CHECK(poison.completed == 1);
     load.verify();
-    CHECK(detail(device, "starts") >= 2);
+    CHECK(number(device, "starts") >= 2);
 }
 
 TEST_CASE("with when_lost: fail, requests wait for the first process, and fail once it could not open") {
@@ -161,7 +161,7 @@ TEST_CASE("a tcmu process has the six descriptors that are meant for it and no o
     Faults faults;
     const int careless = open("/dev/null", O_RDONLY);  // not closed on exec
     Device& device = faults.open();
-    const std::string folder = "/proc/" + std::to_string(detail(device, "process")) + "/fd";
+    const std::string folder = "/proc/" + std::to_string(number(device, "process")) + "/fd";
     DIR* directory = opendir(folder.c_str());
     REQUIRE(directory != nullptr);
     int inherited = 0;

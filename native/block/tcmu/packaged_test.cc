@@ -18,7 +18,7 @@ using block::Device;
 using block::DeviceSpec;
 using block::Status;
 using testing::BlockRig;
-using testing::detail;
+using testing::number;
 using testing::Pages;
 using testing::refusal;
 using testing::TestRequest;
@@ -155,7 +155,7 @@ TEST_CASE("a qcow image keeps every acknowledged write while its tcmu process is
     const std::string image = faults.path;
     for (int round = 0; round < 4; ++round) {
         Device& device = faults.open();
-        const auto process = static_cast<pid_t>(detail(device, "process"));
+        const auto process = static_cast<pid_t>(number(device, "process"));
         Load load(faults, device);
         const std::size_t when = 1 + static_cast<std::size_t>(round) * 16;
         REQUIRE(faults.rig.run_until([&] { return load.requests[when].completed > 0; }));
@@ -180,7 +180,7 @@ TEST_CASE("a qcow image keeps every acknowledged write while its tcmu process is
     if (!made.ok() || !rig.run_until([&] { return made.value()->describe().size_bytes != 0; })) {
         _exit(3);
     }
-    const auto process = static_cast<std::uint64_t>(detail(*made.value(), "process"));
+    const auto process = static_cast<std::uint64_t>(number(*made.value(), "process"));
     (void)!write(acknowledged, &process, sizeof process);
     constexpr std::uint64_t depth = 8;
     Pages memory(depth * 4096);

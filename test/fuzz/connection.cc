@@ -322,7 +322,7 @@ class Player {
 
     static void close(Socket& socket, std::uint8_t how) {
         switch (how % 4) {
-            case 0: socket.host_closed = true; break;
+            case 0: socket.ended = true; break;
             case 1: socket.error = ECONNRESET; break;
             case 2: socket.error = EPIPE; break;
             case 3: socket.error = ETIMEDOUT; break;

@@ -110,7 +110,7 @@ class Host {
     }
 
   private:
-    static void must(bool condition, const char* what) { Kernel::require(condition, what); }
+    static void must(bool condition, const char* what) { require(condition, what); }
 
     template <typename Pdu>
     std::vector<std::uint8_t> with_data(wire::PduType type, std::uint8_t flags, Pdu& pdu,

@@ -84,8 +84,8 @@ class Peer {
                 case wire::PduType::h2c_term_req: break;
                 default: require(false, "a PDU that only controllers send");
             }
-            link_.from_host.erase(link_.from_host.begin(),
-                                  link_.from_host.begin() + static_cast<std::ptrdiff_t>(bytes));
+            link_.outgoing.erase(link_.outgoing.begin(),
+                                 link_.outgoing.begin() + static_cast<std::ptrdiff_t>(bytes));
         }
     }
 
@@ -146,27 +146,27 @@ class Peer {
         put(wire::PduType::r2t, pdu, {});
     }
     void raw(std::span<const std::uint8_t> bytes) {
-        link_.to_host.insert(link_.to_host.end(), bytes.begin(), bytes.end());
+        link_.incoming.insert(link_.incoming.end(), bytes.begin(), bytes.end());
     }
 
   private:
     template <typename Pdu>
     Pdu read(std::size_t at) const {
         Pdu pdu;
-        std::memcpy(static_cast<void*>(&pdu), link_.from_host.data() + at, sizeof pdu);
+        std::memcpy(static_cast<void*>(&pdu), link_.outgoing.data() + at, sizeof pdu);
         return pdu;
     }
     bool whole_pdu() const {
-        if (link_.from_host.size() < sizeof(wire::CommonHeader)) {
+        if (link_.outgoing.size() < sizeof(wire::CommonHeader)) {
             return false;
         }
         const std::uint32_t bytes = read<wire::CommonHeader>(0).plen;
         require(bytes >= sizeof(wire::CommonHeader) && bytes <= (1u << 21), "a PDU has a length");
-        return link_.from_host.size() >= bytes;
+        return link_.outgoing.size() >= bytes;
     }
     std::uint32_t digest_at(std::size_t at) const { return read<wire::le32>(at); }
     std::uint32_t crc(std::size_t at, std::size_t bytes) const {
-        return base::crc32c({reinterpret_cast<const std::byte*>(link_.from_host.data()) + at, bytes});
+        return base::crc32c({reinterpret_cast<const std::byte*>(link_.outgoing.data()) + at, bytes});
     }
     void check_digests(const wire::CommonHeader& common) {
         const auto type = static_cast<wire::PduType>(common.type);
@@ -187,7 +187,7 @@ class Peer {
         }
     }
     std::span<const std::uint8_t> payload() const {
-        return std::span(link_.from_host).subspan(payload_at_, payload_bytes_);
+        return std::span(link_.outgoing).subspan(payload_at_, payload_bytes_);
     }
 
     void take_capsule(const wire::CommonHeader&) {

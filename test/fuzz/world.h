@@ -202,30 +202,30 @@ class World {
             run(1);
             kernel.pass(base::millisecond);
         }
-        Kernel::require(!open(), "connections end once their host is gone");
+        require(!open(), "connections end once their host is gone");
         kernel.pass(300 * base::second);  // keep alive, idle discovery
         run(8);
-        Kernel::require(buffers.bytes_in_use() == 0, "no data buffer stays behind");
+        require(buffers.bytes_in_use() == 0, "no data buffer stays behind");
         for (const Memory::Connection& slots : memory_.connections) {
             for (const nvme::CommandRecord& command : slots.commands) {
-                Kernel::require(command.state == nvme::CommandState::free, "no command slot stays behind");
+                require(command.state == nvme::CommandState::free, "no command slot stays behind");
             }
         }
         for (const nvme::ControllerRecord& record : memory_.controller_records) {
-            Kernel::require(record.state == nvme::RecordState::free, "no controller stays behind");
+            require(record.state == nvme::RecordState::free, "no controller stays behind");
         }
-        Kernel::require(target.connection_count() == 0, "the target counts no connection");
+        require(target.connection_count() == 0, "the target counts no connection");
         bool removed = target.find(subsystem_nqn) == nullptr || target.find(subsystem_nqn)->removing();
         if (!removed) {
             removed = target.remove_subsystem(subsystem_nqn, [] {}).ok();
         }
         run(8);
-        Kernel::require(removed && target.find(subsystem_nqn) == nullptr, "the subsystem can be removed");
+        require(removed && target.find(subsystem_nqn) == nullptr, "the subsystem can be removed");
         for (auto it = devices_.rbegin(); it != devices_.rend(); ++it) {
             bool closed = false;
             it->second->close([&closed] { closed = true; });
             run(4);
-            Kernel::require(closed, "a device that nobody uses closes");
+            require(closed, "a device that nobody uses closes");
             it->second.reset();
         }
     }
@@ -285,7 +285,7 @@ class World {
 
     void make(block::DeviceSpec spec) {
         auto made = block::make_device(environment_, spec);
-        Kernel::require(made.ok(), "the fuzzer's devices can be made");
+        require(made.ok(), "the fuzzer's devices can be made");
         devices_.emplace_back(spec.name, made.take());
     }
 

@@ -429,6 +429,7 @@ TEST_CASE("a witness is believed while it is young, whole and of this volume") {
     witness.events = 12;
     witness.slots[2].leg.fill(9);
     witness.slots[2].role = block::mirror::Role::up;
+    witness.slots[2].next = 77;
     constexpr base::Nanoseconds now = 100 * base::second;
     kept.store(witness, now);
     const auto loaded = kept.load(now + 29 * base::second);
@@ -439,7 +440,7 @@ TEST_CASE("a witness is believed while it is young, whole and of this volume") {
     CHECK_FALSE(kept.load(now - base::second));
     kept.beat(now + 20 * base::second);
     CHECK(kept.load(now + 40 * base::second));
-    for (std::size_t at = 0; at < 16 + 16 + 8 + 24 * 8; ++at) {
+    for (std::size_t at = 0; at < 16 + 16 + 8 + 32 * 8; ++at) {
         if (at >= 8 && at < 16) {
             continue;  // the beat
         }

@@ -211,6 +211,12 @@ bool Mirror::judge_failures(Op& op) {
     }
     // None of those that are left has it for certain, and what they have may differ.
     if (op.counted) {
+        // One that is being recorded as up is looked at no more, and would lack this.
+        for (const auto& leg : legs_) {
+            if (leg->state == LegState::promoting) {
+                fail_leg(*leg, "a change failed on the others while it was taken back");
+            }
+        }
         const std::uint32_t others = writable_mask() & ~mask_of(LegState::up);
         for (std::uint32_t i = op.regions.first; i <= op.regions.last; ++i) {
             map_.set_missing(i, others);

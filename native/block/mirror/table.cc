@@ -50,14 +50,18 @@ void Mirror::commit() {
             const Leg* const leg = leg_of_slot(slot);
             const bool known = leg != nullptr && leg->uuid == before.leg && leg->agreed != 0;
             table_[slot].agreed = known ? leg->agreed : start_events_;
-            table_[slot].next = known ? leg->next : 0;
+            const bool witnessed = witness_ && witness_->slots[slot].leg == before.leg;
+            table_[slot].next = known ? leg->next : witnessed ? witness_->slots[slot].next : 0;
         }
     }
     commit_table_ = table_;
-    // Whatever becomes of this commit, a leg may have it from here on: whom it calls stale is no witness.
-    for (std::size_t slot = 0; slot < legs_max && witness_; ++slot) {
+    // Whatever becomes of this commit, a leg may have it from here on: whom it calls stale is no witness, and
+    // who comes back with it did not go on alone.
+    for (std::uint32_t slot = 0; slot < legs_max && witness_; ++slot) {
         if (commit_table_[slot].role != Role::up) {
-            witness_->slots[slot] = {};
+            witness_->slots[slot].role = Role::none;
+        } else if ((commit_old_up_ & (1u << slot)) != 0) {
+            witness_->slots[slot].next = commit_id_;
         }
     }
     witness_memory_.store(witness_, environment_.reactor.now());

@@ -29,7 +29,8 @@ enum class Verdict : std::uint8_t {
     diverged,
 };
 
-// What was in force when the volume was last served here.
+// What was in force when the volume was last served here. A slot's `next`: a commit after that which its leg
+// may have recorded.
 struct Witness {
     std::uint64_t events = 0;
     std::array<Superblock::Slot, legs_max> slots{};

@@ -42,6 +42,7 @@ std::optional<Witness> WitnessMemory::load(base::Nanoseconds now) const {
         std::memcpy(witness.slots[i].leg.data(), copy.content.slots[i].leg, sizeof(Uuid));
         const bool up = copy.content.slots[i].role == static_cast<std::uint64_t>(Role::up);
         witness.slots[i].role = up ? Role::up : Role::none;
+        witness.slots[i].next = copy.content.slots[i].next;
     }
     return witness;
 }
@@ -61,6 +62,7 @@ void WitnessMemory::store(const std::optional<Witness>& witness, base::Nanosecon
     for (std::size_t i = 0; i < legs_max; ++i) {
         std::memcpy(content.slots[i].leg, witness->slots[i].leg.data(), sizeof(Uuid));
         content.slots[i].role = static_cast<std::uint64_t>(witness->slots[i].role);
+        content.slots[i].next = witness->slots[i].next;
     }
     std::memcpy(&out.content, &content, sizeof(content));
     beat(now);

@@ -39,6 +39,7 @@ class WitnessMemory {
         struct {
             std::uint8_t leg[16];
             std::uint64_t role;
+            std::uint64_t next;
         } slots[legs_max];
     };
     // `seal` is 0 while the content changes, otherwise 1 << 32 and the checksum of the content.

@@ -81,6 +81,9 @@ void SimKernel::write(int file, std::span<const std::byte> data, std::uint64_t o
     pending.data = {const_cast<std::byte*>(data.data()), data.size()};
     pending.offset = offset;
     pending.length = data.size();
+    if (options_.delay) {
+        pending.due += options_.delay({pending.step, file, offset, pending.length});
+    }
 }
 
 void SimKernel::sync(int file, reactor::Operation& operation) { add(Step::sync, file, operation); }

@@ -60,6 +60,8 @@ class SimKernel final : public reactor::Kernel {
         base::Nanoseconds start = 1'000 * base::second;
         // Asked before each step: 0, or the errno that it ends with, without effect.
         std::function<int(const Attempt&)> fault;
+        // Asked when a file is written: how much longer than otherwise it takes.
+        std::function<base::Nanoseconds(const Attempt&)> delay;
         // A broken disk, for tests of what is to find that out: `sync` and durable writes end well, and what
         // they promised is not so.
         bool ignores_sync = false;

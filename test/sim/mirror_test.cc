@@ -63,6 +63,10 @@ struct Medium {
         struct stat status {};
         fstat(descriptor, &status);
         inode = status.st_ino;
+        const auto layout = block::mirror::place({data_bytes, region_bytes, block_bytes, checksums}, bytes);
+        EK_CHECK(layout.has_value(), "a leg has room for what it carries");
+        checksum_offset = layout->checksum_offset;
+        map_offset = layout->map_offset;
     }
     Medium(const Medium&) = delete;
     Medium& operator=(const Medium&) = delete;
@@ -71,7 +75,10 @@ struct Medium {
 
     int descriptor;
     ino_t inode = 0;
+    std::uint64_t checksum_offset = 0;
+    std::uint64_t map_offset = 0;
     bool dead = false;
+    bool late = false;        // its checksums arrive late, all else in time
     std::uint32_t flaky = 0;  // one of so many operations fails; 0: none
 };
 
@@ -140,6 +147,7 @@ class Round {
         for (auto& slot : slots_) {
             slot.round = this;
         }
+        changed_.fill(DurabilityModel::never);
     }
 
     std::vector<std::string> run() {
@@ -152,6 +160,7 @@ class Round {
 
   private:
     static constexpr std::uint32_t data_sectors = block_bytes / sector_bytes;
+    static constexpr base::Nanoseconds lateness = base::second;
 
     struct Slot : block::Request {
         Round* round = nullptr;
@@ -179,17 +188,34 @@ class Round {
         return 0;
     }
 
+    base::Nanoseconds delay(const SimKernel::Attempt& attempt) {
+        struct stat status {};
+        if (fstat(attempt.descriptor, &status) != 0) {
+            return 0;
+        }
+        for (const auto& medium : media_) {
+            if (medium->inode == status.st_ino) {
+                const bool checksums =
+                    attempt.offset >= medium->checksum_offset && attempt.offset < medium->map_offset;
+                return medium->late && checksums ? faults_() % lateness : 0;
+            }
+        }
+        return 0;
+    }
+
     // From power on to power off.
     void machine(std::uint64_t seed, bool last) {
         SimKernel::Options options;
         options.seed = seed;
         options.short_transfers_percent = 5;
         options.fault = [this](const SimKernel::Attempt& attempt) { return fault(attempt); };
+        options.delay = [this](const SimKernel::Attempt& attempt) { return delay(attempt); };
         SimKernel kernel(options);
         // A leg may be away when the machine comes back.
         for (auto& medium : media_) {
             medium->dead = false;
             medium->flaky = 0;
+            medium->late = false;
         }
         if (known_ && chance(3) && rotted_.empty()) {
             media_[random_() % media_.size()]->dead = true;
@@ -326,14 +352,40 @@ class Round {
         }
     }
 
+    // Whether its checksum must be on the legs whatever happens: what a host wrote there last was flushed
+    // after it had ended, or was written with forced unit access.
+    bool is_stored(std::uint32_t block) const { return changed_[block] < flushed_; }
+    // What was not stored when the process died or the power was cut is in doubt until it is written again.
+    void doubt_what_is_not_stored() {
+        for (std::uint32_t block = 0; block < blocks; ++block) {
+            changed_[block] = is_stored(block) ? changed_[block] : DurabilityModel::never;
+        }
+    }
+    void note_change(const Slot& slot, DurabilityModel::Moment moment, bool stored) {
+        for (std::uint64_t at = 0; at < slot.length; at += block_bytes) {
+            DurabilityModel::Moment& changed = changed_[(slot.offset + at) / block_bytes];
+            const bool alone = changed < slot.submitted || changed == DurabilityModel::never;
+            changed = stored && alone ? 0 : moment;
+        }
+    }
+
+    // Whether a leg fails, or has failed a request that has not ended everywhere: so long it counts as up.
+    bool any_failing() {
+        if (std::any_of(media_.begin(), media_.end(),
+                        [](const auto& medium) { return medium->dead || medium->flaky != 0; })) {
+            ill_at_ = model_.tick();
+            return true;
+        }
+        return std::any_of(slots_.begin(), slots_.end(),
+                           [this](const Slot& slot) { return slot.busy && slot.submitted < ill_at_; });
+    }
+
     // A block that is at rest changes on one leg, while all are well.
     void rot(Life& life) {
-        if (!mirror_.checksums || !rots_ || !chance(8) || life.volume->health().state != "ok" ||
-            life.detail("checksums.unwritten_pages") != "0" || life.detail("unequal_bytes") != "0") {
+        const bool failing = any_failing();
+        if (failing || !mirror_.checksums || !rots_ || !chance(8) || life.volume->health().state != "ok") {
             return;
         }
-        const bool ill = std::any_of(media_.begin(), media_.end(),
-                                     [](const auto& medium) { return medium->dead || medium->flaky != 0; });
         const auto block = static_cast<std::uint32_t>(random_() % blocks);
         const std::uint64_t offset = block * block_bytes;
         const bool rests = std::all_of(media_.begin(), media_.end(), [&](const auto& medium) {
@@ -341,10 +393,7 @@ class Round {
         });
         const std::size_t leg = random_() % media_.size();
         const Medium& medium = *media_[leg];
-        // What was never written has no checksum before it is first read.
-        std::uint64_t word = 0;
-        (void)!pread(medium.descriptor, &word, sizeof(word), static_cast<off_t>(offset));
-        if (ill || !rests || in_use(block) || any_rot(block) || word == 0) {
+        if (!rests || in_use(block) || any_rot(block) || !is_stored(block)) {
             return;
         }
         const std::uint32_t sector = static_cast<std::uint32_t>(random_() % data_sectors);
@@ -388,6 +437,10 @@ class Round {
         if (!fragile && life.serves() && chance(60)) {
             ask(life, "detach", random_() % media_.size());
         }
+        if (chance(40)) {
+            Medium& medium = *media_[random_() % media_.size()];
+            medium.late = !medium.late;
+        }
         if (chance(50)) {
             life.volume->command({"scrub", {{"repair", "yes"}}}, [](base::Result<void>) {});
         }
@@ -405,9 +458,13 @@ class Round {
                 for (const auto& place : slot.places) {
                     model_.ended(place, model_.tick(), false, false);
                 }
+                if (!slot.places.empty()) {
+                    note_change(slot, model_.tick(), false);
+                }
                 slot.counts = false;
             }
         }
+        doubt_what_is_not_stored();
     }
 
     void send_random(Life& life) {
@@ -469,8 +526,12 @@ class Round {
         for (const auto& place : slot.places) {
             model_.ended(place, moment, ok, slot.force_unit_access);
         }
+        if (!slot.places.empty()) {
+            note_change(slot, moment, ok && slot.force_unit_access);
+        }
         if (ok && slot.action == Action::flush) {
             model_.flushed(slot.submitted);
+            flushed_ = std::max(flushed_, slot.submitted);
         }
         if (ok && slot.action == Action::read) {
             ++tally_.reads;
@@ -537,6 +598,7 @@ class Round {
         for (std::size_t i = 0; i < media_.size(); ++i) {
             media_[i]->dead = false;
             media_[i]->flaky = 0;
+            media_[i]->late = false;
         }
         for (int second = 0; second < 60; ++second) {
             for (std::size_t i = 0; i < media_.size(); ++i) {
@@ -611,6 +673,9 @@ class Round {
     bool after_cut_ = false;
     std::uint64_t values_ = 0;
     std::array<Slot, depth> slots_;
+    std::array<DurabilityModel::Moment, blocks> changed_;  // when the last change of a block ended
+    DurabilityModel::Moment ill_at_ = 0;                   // when a medium was dead or flaky last
+    DurabilityModel::Moment flushed_ = 1;                  // when the last flush that succeeded was submitted
     std::vector<std::pair<std::size_t, std::uint32_t>> rotted_;  // leg, block
     std::vector<std::string> violations_;
 };

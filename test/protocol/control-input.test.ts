@@ -130,6 +130,8 @@ suite("bad input", () => {
     ["serve", "-c", "/"],
     ["apply"],
     ["apply", "-f", "/dev/null"],
+    ["apply", "-f", "/dev/zero"],
+    ["serve", "-c", "/dev/zero"],
     ["ls", "--nonsense"],
     ["ls", "-o", "nonsense"],
     ["share"],
@@ -150,6 +152,17 @@ suite("bad input", () => {
       assert.doesNotMatch(out + err, /E_INTERNAL/);
     });
   }
+
+  test("what a command says about an empty argument or a wrong place names it", async () => {
+    for (const [args, words] of [
+      [["share", ""], /the path is empty/],
+      [["set", "", "1"], /the path is empty/],
+      [["--socket", "/etc/passwd", "status"], /no socket/],
+    ] as const) {
+      const { err } = await server.keel(...args);
+      assert.match(err, words);
+    }
+  });
 
   test("each command has a help text", async () => {
     for (const args of [["--help"], ["serve", "--help"], ["apply", "--help"], ["ls", "--help"]]) {

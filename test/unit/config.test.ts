@@ -180,6 +180,24 @@ const classes: [string, string, string, string][] = [
   ["no version", "node: a\n", "E_CONFIG_VERSION", "keel.yaml:1:1  version: missing; expected 1"],
   ["another version", "version: 2\n", "E_CONFIG_VERSION", "keel.yaml:1:10  version: 2 is not 1."],
   [
+    "a version in quotes",
+    "version: '1'\n",
+    "E_CONFIG_VERSION",
+    'keel.yaml:1:10  version: "1" is text, not 1: write it without quotes',
+  ],
+  [
+    "a number in quotes",
+    "version: 1\nlimits: { connections: '5' }\n",
+    "E_CONFIG_VALUE",
+    'keel.yaml:2:24  limits.connections: "5" is not a number: write it without quotes',
+  ],
+  [
+    "a device of nothing",
+    "version: 1\ndevices: { d: { ram: 0 } }\n",
+    "E_CONFIG_VALUE",
+    "keel.yaml:2:22  devices.d.ram: 0 bytes are no device: it has at least one block of 4096",
+  ],
+  [
     "an unknown key",
     "version: 1\nsubsytems: {}\n",
     "E_CONFIG_KEY",
@@ -443,6 +461,8 @@ test("a configuration file that cannot be read says which and why", () => {
     () => loadFile("/", "stor1"),
     (error: unknown) => error instanceof KeelError && error.code === "E_CONFIG_READ",
   );
+  // It has no end, and says that it has no bytes.
+  assert.throws(() => loadFile("/dev/zero", "stor1"), /\/dev\/zero is larger than 4 MiB/);
 });
 
 test("no text makes the parser fail in another way than with its own error", () => {

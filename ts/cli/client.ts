@@ -1,6 +1,6 @@
 // The command line's end of the control socket: one request at a time, each with a deadline.
 
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { defaultPaths, userPlace } from "../config/naming.js";
@@ -98,9 +98,11 @@ export class Client {
       ECONNREFUSED: "the server that made this socket runs no longer",
       EACCES: "this user may not open the socket",
     };
-    return new KeelError("E_UNREACHABLE", `cannot reach the server at ${this.path} (${reason})`, {
-      cause: causes[reason] ?? null,
-    });
+    const cause =
+      reason === "ECONNREFUSED" && !statSync(this.path, { throwIfNoEntry: false })?.isSocket()
+        ? "what stands there is no socket"
+        : (causes[reason] ?? null);
+    return new KeelError("E_UNREACHABLE", `cannot reach the server at ${this.path} (${reason})`, { cause });
   }
 
   private line(socket: Socket, method: string, deadlineMs: number): Promise<string> {

@@ -1,7 +1,7 @@
 // Configuration files to one document. The main file, then conf.d/*.yaml beside it in the order of their names:
 // devices and subsystems are gathered by name, listen and referrals are joined, everything else may be said once.
 
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { KeelError } from "../model/errors.js";
 import { isJsonObject, type Json, type JsonObject } from "../model/json.js";
@@ -120,11 +120,27 @@ function check(raw: JsonObject, node: string, places: Places | null): Loaded {
   return { raw, document: validated.document };
 }
 
+/** Not by the size that it says it has: a pipe or a device says 0 and may have no end. */
+function readText(file: string): string {
+  const descriptor = openSync(file, "r");
+  try {
+    const chunks: Buffer[] = [];
+    for (let bytes = 0; bytes <= textBytesMax; ) {
+      const chunk = Buffer.allocUnsafe(65_536);
+      const count = readSync(descriptor, chunk);
+      if (count === 0) return Buffer.concat(chunks).toString("utf8");
+      chunks.push(chunk.subarray(0, count));
+      bytes += count;
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+  throw new KeelError("E_CONFIG_READ", `${file} is larger than 4 MiB`, { path: file });
+}
+
 function readSource(file: string): Source {
   try {
-    const size = statSync(file).size;
-    if (size > textBytesMax) throw new KeelError("E_CONFIG_READ", `${file} is larger than 4 MiB`);
-    return { file, text: readFileSync(file, "utf8") };
+    return { file, text: readText(file) };
   } catch (thrown) {
     if (thrown instanceof KeelError) throw thrown;
     const reason = (thrown as NodeJS.ErrnoException).code ?? String(thrown);

@@ -64,7 +64,9 @@ function checkSizes(document: PlainDeviceDocument, path: readonly PathPart[], ad
   const size = sizeOf(document);
   const block = BigInt(blockBytesOf(document) ?? 4096);
   const key = "ram" in document ? "ram" : "null" in document ? "null" : "size";
-  if (size !== null && (size === 0n || size % block !== 0n)) {
+  if (size === 0n) {
+    add("E_CONFIG_VALUE", [...path, key], `0 bytes are no device: it has at least one block of ${block}`);
+  } else if (size !== null && size % block !== 0n) {
     add("E_CONFIG_VALUE", [...path, key], `${size} bytes is not a multiple of the block size ${block}`);
   }
   if ("stripe" in document && document.chunk !== undefined) {

@@ -78,17 +78,25 @@ const typeNames: Record<string, string> = {
   boolean: "true or false",
 };
 
+/** What stands in quotes is text, however much it looks like the number that is wanted. */
+const quoted = (value: unknown): string =>
+  typeof value === "string" && /^-?\d+$/.test(value) ? ": write it without quotes" : "";
+
 function words(issue: z.core.$ZodIssue, value: unknown): string {
   switch (issue.code) {
     case "invalid_type": {
       const expected = typeNames[issue.expected] ?? issue.expected;
-      return value === undefined ? `missing; expected ${expected}` : `${show(value)} is not ${expected}`;
+      if (value === undefined) return `missing; expected ${expected}`;
+      const hint = issue.expected === "number" || issue.expected === "int" ? quoted(value) : "";
+      return `${show(value)} is not ${expected}${hint}`;
     }
     case "invalid_value": {
       const allowed = issue.values.map(String);
       const list = allowed.join(", ");
       const rule = allowed.length === 1 ? list : `one of ${list}`;
       if (value === undefined) return `missing; expected ${rule}`;
+      if (typeof value === "string" && allowed.includes(value))
+        return `${show(value)} is text, not ${rule}${quoted(value)}`;
       return `${show(value)} is not ${rule}.${typeof value === "string" ? didYouMean(value, allowed) : ""}`;
     }
     case "too_big":

@@ -73,6 +73,7 @@ type ShareFlags = ChangeFlags & {
 };
 
 export async function shareCommand(path: string, options: ShareFlags): Promise<void> {
+  if (path === "") throw new KeelError("E_USAGE", "the path is empty");
   const parameters: JsonObject = { path: resolve(path), allow: options.allow };
   if (options.name !== undefined) parameters["name"] = options.name;
   if (options.size !== undefined) parameters["size"] = options.size;
@@ -177,6 +178,9 @@ export async function setCommand(
   value: string | null,
   options: ChangeFlags & { delete?: boolean },
 ): Promise<void> {
+  if (path === "") {
+    throw new KeelError("E_USAGE", "the path is empty; it says what to set, such as subsystems.pg.hosts");
+  }
   if ((value === null) !== (options.delete === true)) {
     throw new KeelError("E_USAGE", "give a value, or --delete", { fix: `keel set ${path} VALUE` });
   }

@@ -96,6 +96,12 @@ class KeptServer {
     );
   }
 
+  /** How long a server that was replaced as planned took to rest, and from then on to end. */
+  lastRest(pid) {
+    const text = new RegExp(`server ${pid} was asked to rest, rested ([\\d.]+) ms later, .* after ([\\d.]+)`);
+    return text.exec(this.log)?.slice(1).map(Number) ?? [Number.NaN, Number.NaN];
+  }
+
   async hugePages() {
     const { pid } = await this.status();
     const kilobytes = (name, text) => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(text)?.[1] ?? 0);
@@ -214,10 +220,11 @@ async function replaceOnce(kind, server, clients) {
   });
   await sleep(settleMs);
   const [record] = after.restarts.last;
-  const noticedMs = kind === "upgrade" ? Number.NaN : record.timeMs - record.pauseMs - atMs;
+  const [restMs, endMs] = server.lastRest(before.pid);
+  const noticedMs = kind === "upgrade" ? endMs : record.timeMs - record.pauseMs - atMs;
   const moments = { goMs: record.startMs, configuredMs: record.startMs + record.configureMs };
   const without = { quietGapMs: quiet.gapMs, quietLatencyMs: quiet.latencyMs };
-  return { ...clients.longestSince(at), ...without, noticedMs, ...moments, ...record };
+  return { ...clients.longestSince(at), ...without, restMs, noticedMs, ...moments, ...record };
 }
 
 async function measure(kind, connections, repetitions) {
@@ -247,8 +254,12 @@ const seen = [
   ["latency without a death", "quietLatencyMs"],
 ];
 
-/** `noticed` is counted from the kill, the others from there. A standby has the first three behind it. */
+/**
+ * `noticed` is counted from the kill, which in a planned restart comes when the server rests; the others from there. A
+ * standby has the first three behind it.
+ */
 const parts = [
+  ["rest", "restMs"],
   ["noticed", "noticedMs"],
   ["process", "processMs"],
   ["loaded", "loadedMs"],

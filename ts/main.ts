@@ -12,6 +12,7 @@ import { RpcServer } from "./api/rpc-server.js";
 import { completeSettings, logLevelOf } from "./config/complete.js";
 import { type Loaded, parseDocument, parseSources, readSources } from "./config/load.js";
 import { defaultPaths, nodeOfHost, userPlace } from "./config/naming.js";
+import { calm } from "./control/calm.js";
 import { DurableDirectory } from "./control/durable-directory.js";
 import { EventRelay } from "./control/event-relay.js";
 import { goOn } from "./control/going-on.js";
@@ -23,7 +24,9 @@ import { type Logger, makeLogger } from "./main/logger.js";
 import { formatEndpoint } from "./model/endpoint.js";
 import { KeelError, toKeelError } from "./model/errors.js";
 import type { JsonObject } from "./model/json.js";
+import type { State } from "./model/state.js";
 import type { Addon } from "./native/addon.js";
+import { type Ahead, isAhead } from "./recovery/ahead.js";
 import { keptConfigurationName, parseKept, preparedIn } from "./recovery/kept-configuration.js";
 import { stillHolds } from "./recovery/prepared.js";
 
@@ -102,24 +105,31 @@ export async function start(options: StartOptions): Promise<Running> {
     if (resumed === null) {
       engine.start((event) => events.take(event));
       close.push(() => engine.stop());
-      if (engine.isStandby()) {
-        await rehearse(early.file, context, settings.stateDirectory);
-        log.info({}, "standby");
-      }
     }
-    const takeover = resumed?.takeover ?? (await engine.takeOver());
+    let taken = resumed !== null;
+    const taking = resumed === null ? engine.takeOver() : Promise.resolve(resumed.takeover);
+    let ahead: Ahead | null = null;
+    if (resumed === null && engine.isStandby()) {
+      const over = (): boolean => taken;
+      const take = (): void => {
+        taken = true;
+      };
+      taking.then(take, take);
+      ahead = await rehearse(early.file, context, settings, over);
+      log.info({}, "standby");
+      await calm(over);
+      await engine.beWarm();
+    }
+    const takeover = await taking;
 
     // From here on this process is the only one. Hosts wait: nothing here may wait for anything else.
     const kept = keeper === null || resumed !== null ? null : await engine.storedText(keptConfigurationName);
     const directory = resumed?.directory ?? (await DurableDirectory.open(settings.stateDirectory));
     if (resumed === null) close.splice(0, 0, () => directory.close());
-    const prepared = preparedIn(kept, build);
-    const gone =
-      resumed?.gone ??
-      (prepared !== null && stillHolds(prepared, directory.changes)
-        ? await goOn(engine, directory, prepared.state, log)
-        : null);
-    const { file } = kept === keeper?.configuration || kept === null ? early : source.forStart(kept);
+    const current = kept === null || kept === keeper?.configuration;
+    const known = resumed === null ? knownState(current ? ahead : null, kept, directory) : null;
+    const gone = resumed?.gone ?? (known === null ? null : await goOn(engine, directory, known, log));
+    const { file } = current ? early : source.forStart(kept);
     const { setLevel: setLogLevel } = logger;
     const { configFile } = source;
     const layout = early.layout.raw;
@@ -185,6 +195,13 @@ export async function start(options: StartOptions): Promise<Running> {
     await closeAll();
     throw thrown;
   }
+}
+
+/** What to bring up before anything else is read: as the standby worked it out, or as the predecessor left it. */
+function knownState(ahead: Ahead | null, kept: string | null, directory: DurableDirectory): State | null {
+  if (ahead !== null && isAhead(ahead, directory)) return ahead.state;
+  const prepared = preparedIn(kept, build);
+  return prepared !== null && stillHolds(prepared, directory.changes) ? prepared.state : null;
 }
 
 /** The document that holds, and the one that memory and limits are laid out by: a crash changes neither. */

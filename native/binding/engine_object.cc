@@ -130,6 +130,7 @@ Napi::Function EngineObject::define(Napi::Env env, const Keeper& keeper) {
                            InstanceMethod<&EngineObject::status>("status"),
                            InstanceMethod<&EngineObject::is_standby>("isStandby"),
                            InstanceMethod<&EngineObject::take_over>("takeOver"),
+                           InstanceMethod<&EngineObject::be_warm>("beWarm"),
                            InstanceMethod<&EngineObject::adopt>("adopt"),
                            InstanceMethod<&EngineObject::keeper_info>("keeperInfo"),
                            InstanceMethod<&EngineObject::request_restart>("requestRestart"),
@@ -474,6 +475,13 @@ Napi::Value EngineObject::take_over(Call info) {
         engine.take_over([settlement](const engine::Takeover& takeover) {
             settlement.resolve([takeover](Napi::Env env) { return takeover_value(env, takeover); });
         });
+    });
+}
+
+Napi::Value EngineObject::be_warm(Call info) {
+    return on_reactor(info, [](engine::Engine& engine, const Settlement& settlement) {
+        engine.be_warm();
+        settlement.resolve();
     });
 }
 

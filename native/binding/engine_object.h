@@ -51,6 +51,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value status(Call info);
     Napi::Value is_standby(Call info);
     Napi::Value take_over(Call info);
+    Napi::Value be_warm(Call info);
     Napi::Value adopt(Call info);
     Napi::Value keeper_info(Call info);
     Napi::Value request_restart(Call info);

@@ -258,10 +258,6 @@ void Engine::go(const KeeperGo& told) {
 void Engine::take_over(std::function<void(const Takeover&)> taken) {
     if (!going_) {
         taken_ = std::move(taken);
-        if (keeper_ && keeper_->standby()) {
-            // Not before: a planned replacement begins at once, and hosts would wait for preparations.
-            keeper_->client().standby(other_layout_);
-        }
         return;
     }
     Takeover takeover;
@@ -269,6 +265,12 @@ void Engine::take_over(std::function<void(const Takeover&)> taken) {
     takeover.carried = arena_.content() == durable::Arena::Content::carried || rebuilt_;
     takeover.go = go_;
     taken(takeover);
+}
+
+void Engine::be_warm() {
+    if (!going_ && keeper_ && keeper_->standby()) {
+        keeper_->client().standby(other_layout_);
+    }
 }
 
 base::Result<transport::ListenerStatus> Engine::add_listener(transport::ListenerSpec spec) {

@@ -182,6 +182,9 @@ class Engine {
     // `taken` is called once this process is to serve: at once without a keeper, in a standby when the
     // predecessor is dead. Nothing may be configured before.
     void take_over(std::function<void(const Takeover&)> taken);
+    // A standby has nothing left to prepare. Not before: a planned replacement begins at once, and hosts
+    // would wait for what is missing.
+    void be_warm();
     base::Result<transport::ListenerStatus> add_listener(transport::ListenerSpec spec);
     base::Result<void> remove_listener(const std::string& id);
     KeeperLink* keeper() { return keeper_.get(); }

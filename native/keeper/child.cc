@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -9,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -22,7 +24,8 @@ namespace keeper {
 
 namespace {
 
-constexpr int standby_nice = 10;
+constexpr int standby_nice = 10;  // more than the keeper
+constexpr int nice_max = 19;
 
 int open_process(pid_t pid) { return static_cast<int>(syscall(SYS_pidfd_open, pid, 0)); }
 
@@ -36,8 +39,10 @@ int open_process(pid_t pid) { return static_cast<int>(syscall(SYS_pidfd_open, pi
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     signal(SIGPIPE, SIG_DFL);
-    if (setup.nice) {
-        setpriority(PRIO_PROCESS, 0, standby_nice);
+    if (setup.in_background) {
+        setpriority(PRIO_PROCESS, 0, std::min(getpriority(PRIO_PROCESS, 0) + standby_nice, nice_max));
+        const sched_param none_of_its_own{};
+        sched_setscheduler(0, SCHED_IDLE, &none_of_its_own);
     }
     if (!setup.oom_score_adj.empty()) {
         write_small_file("/proc/self/oom_score_adj", setup.oom_score_adj);
@@ -87,7 +92,7 @@ std::unique_ptr<Child> Child::start(const Setup& setup) {
     child->process_ = process;
     child->channel_ = pair[0];
     child->generation_ = setup.generation;
-    child->niced = setup.nice;
+    child->priority = setup.in_background ? Priority::idle : Priority::full;
     child->started_at = base::monotonic_now();
     return child;
 }
@@ -143,20 +148,30 @@ void Child::end_unwatched() {
     }
 }
 
-void Child::restore_priority() {
-    if (!std::exchange(niced, false)) {
+void Child::raise_priority(Priority wanted) {
+    if (wanted >= priority) {
         return;
     }
+    priority = wanted;
     const std::string folder = "/proc/" + std::to_string(pid_) + "/task";
     DIR* tasks = opendir(folder.c_str());
     if (tasks == nullptr) {
         return;
     }
+    // The keeper's own, which a server inherits.
+    const int nice = getpriority(PRIO_PROCESS, 0);
+    const int policy = sched_getscheduler(0);
+    sched_param parameter{};
+    sched_getparam(0, &parameter);
     for (const dirent* entry = readdir(tasks); entry != nullptr; entry = readdir(tasks)) {
-        const long task = std::strtol(entry->d_name, nullptr, 10);
-        if (task > 0) {
-            setpriority(PRIO_PROCESS, static_cast<id_t>(task), 0);
+        const auto task = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
+        if (task <= 0) {
+            continue;
         }
+        if (wanted == Priority::full) {
+            setpriority(PRIO_PROCESS, static_cast<id_t>(task), nice);
+        }
+        sched_setscheduler(task, policy, &parameter);
     }
     closedir(tasks);
 }

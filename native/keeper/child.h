@@ -27,6 +27,11 @@ enum class KillReason : std::uint8_t {
     stop,      // the service ends
 };
 
+// A start costs a processor for half a second, and hosts are served meanwhile. What is idle gets only what
+// nobody else wants, and even a task that is merely nice keeps others waiting for milliseconds before it
+// gives way.
+enum class Priority : std::uint8_t { full, nice, idle };
+
 struct Death {
     base::Nanoseconds at = 0;
     bool by_signal = false;
@@ -41,8 +46,8 @@ class Child {
         char** command = nullptr;
         Role role{};
         std::uint64_t generation = 0;
-        bool nice = false;          // start with low priority; `restore_priority` undoes it
-        std::string oom_score_adj;  // of the keeper's own parent; empty: leave it
+        bool in_background = false;  // start behind everything else that wants to run: see Priority
+        std::string oom_score_adj;   // of the keeper's own parent; empty: leave it
     };
     // Null with errno if no process could be made.
     static std::unique_ptr<Child> start(const Setup& setup);
@@ -63,7 +68,8 @@ class Child {
     bool reap(Death& death);
     // Kills it and waits for its end: for one that cannot be watched.
     void end_unwatched();
-    void restore_priority();
+    // Of all its threads; only ever upwards.
+    void raise_priority(Priority priority);
     void close_channel();
 
     // Messages in order. A server that does not read is a server that hangs: messages beyond the bound are
@@ -77,6 +83,8 @@ class Child {
     KillReason killed = KillReason::none;
     base::Nanoseconds started_at = 0;
     base::Nanoseconds ending_at = 0;        // since when its end is due: it was killed, or seems to be dead
+    base::Nanoseconds quiesced_at = 0;      // it was asked to come to rest
+    base::Nanoseconds rested_at = 0;        // it answered that it rests
     base::Nanoseconds ready_at = 0;         // 0: not yet
     base::Nanoseconds channel_lost_at = 0;  // it closed its end
     bool dead = false;                      // only what it had stored still counts
@@ -84,7 +92,7 @@ class Child {
     bool go_sent = false;
     bool warm = false;
     bool other_layout = false;  // a standby that cannot go on if the active one just dies
-    bool niced = false;
+    Priority priority = Priority::full;
     bool stopping = false;  // it announced its orderly end
     bool memory_end_sent = false;
     bool end_sent = false;

@@ -26,6 +26,7 @@ namespace {
 constexpr int handled_signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
 constexpr base::Nanoseconds ended_check_interval = base::second;
 constexpr base::Nanoseconds channel_grace = 2 * base::second;  // a dying server closes its channel first
+constexpr base::Nanoseconds idle_max = 3 * base::second;       // on a busy machine it would never get warm
 constexpr base::Nanoseconds lateness_max = base::second;       // more: the keeper itself was not running
 constexpr base::Nanoseconds reap_interval = 10 * base::millisecond;
 constexpr char keeper_oom_score[] = "-900";
@@ -250,6 +251,9 @@ base::Nanoseconds Keeper::next_deadline() const {
             first = child->reap_warned ? first : std::min(first, child->ending_at + options_.reap_warning);
             continue;
         }
+        if (child->priority == Priority::idle) {
+            first = std::min(first, child->started_at + idle_max);
+        }
         if (!child->hello && options_.start_max != 0) {
             first = std::min(first, child->started_at + options_.start_max);
         }
@@ -277,6 +281,7 @@ void Keeper::run_deadlines(base::Nanoseconds now) {
     for (Child* child : {active_.get(), standby_.get()}) {
         if (child != nullptr) {
             watch_silence(*child, now);
+            watch_priority(*child, now);
         }
     }
     for (std::unique_ptr<Child>* slot : {&active_, &standby_}) {
@@ -332,6 +337,13 @@ void Keeper::run_deadlines(base::Nanoseconds now) {
     }
     if (due(systemd_retry_at_)) {
         push_to_systemd();
+    }
+}
+
+// Somebody waits for the end of a planned restart; nobody for a standby.
+void Keeper::watch_priority(Child& child, base::Nanoseconds now) {
+    if (child.priority == Priority::idle && now >= child.started_at + idle_max) {
+        child.raise_priority(upgrade_ == Upgrade::warming ? Priority::full : Priority::nice);
     }
 }
 

@@ -55,9 +55,10 @@ class Keeper {
     base::Nanoseconds next_deadline() const;
     void run_deadlines(base::Nanoseconds now);
     void watch_silence(Child& child, base::Nanoseconds now);
+    void watch_priority(Child& child, base::Nanoseconds now);
 
     // keeper_service.cc: starting, deaths, planned restart, stop
-    bool start_child(Role role, bool nice);
+    bool start_child(Role role);
     void activate();
     void begin(const std::string& reason);
     void process_ended(std::unique_ptr<Child>& slot);

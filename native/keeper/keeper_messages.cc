@@ -134,7 +134,8 @@ void Keeper::message(Child& child, const KeeperMessage& message, int descriptor)
             child.kill(KillReason::stop, base::monotonic_now());
         } else if (upgrade_ == Upgrade::quiescing) {
             upgrade_by_ = never;
-            child.kill(KillReason::upgrade, base::monotonic_now());
+            child.rested_at = base::monotonic_now();
+            child.kill(KillReason::upgrade, child.rested_at);
         }
     }
 }
@@ -259,7 +260,7 @@ void Keeper::on_standby(Child& child, const KeeperMessage& message) {
     }
     child.warm = true;
     child.other_layout = message.value("layout") == "other";
-    child.restore_priority();
+    child.raise_priority(Priority::full);
     log_.write(
         Level::info, "standby server %d is warm, %llu ms after its start", child.pid(),
         static_cast<unsigned long long>((base::monotonic_now() - child.started_at) / base::millisecond));

@@ -25,14 +25,18 @@ constexpr base::Nanoseconds ended_check_first = base::second;
 // directory that belongs to somebody else (4), and what a shell answers if a command cannot be run.
 constexpr int hopeless_codes[] = {2, 4, 126, 127};
 
+double to_milliseconds(base::Nanoseconds time) {
+    return static_cast<double>(time) / static_cast<double>(base::millisecond);
+}
+
 }  // namespace
 
-bool Keeper::start_child(Role role, bool nice) {
+bool Keeper::start_child(Role role) {
     Child::Setup setup;
     setup.command = options_.command;
     setup.role = role;
     setup.generation = store_.ledger().next_generation++;
-    setup.nice = nice && can_restore_priority_;
+    setup.in_background = role == Role::standby && can_restore_priority_;
     setup.oom_score_adj = parent_oom_score_;
     auto child = Child::start(setup);
     if (!child) {
@@ -62,7 +66,7 @@ bool Keeper::start_child(Role role, bool nice) {
 void Keeper::begin(const std::string& reason) {
     next_reason_ = reason;
     start_at_ = never;
-    if (start_child(Role::active, false)) {
+    if (start_child(Role::active)) {
         activate();
     } else {
         start_at_ = base::monotonic_now() + fork_retry;
@@ -88,7 +92,7 @@ void Keeper::activate() {
     child.go_sent = true;
     child.send(std::move(go));
     feed(child);
-    child.restore_priority();  // after the hand-over: it takes a system call per thread
+    child.raise_priority(Priority::full);  // after the hand-over: it takes system calls per thread
 }
 
 void Keeper::process_ended(std::unique_ptr<Child>& slot) {
@@ -168,6 +172,12 @@ void Keeper::active_ended(std::unique_ptr<Child> child, const Death& death) {
                has_standby  ? "the standby goes on"
                : delay == 0 ? "a new one is started"
                             : "the next one is started a little later");
+    if (planned && child->rested_at != 0) {
+        log_.write(Level::info,
+                   "server %d was asked to rest, rested %.1f ms later, and had ended after %.1f more",
+                   previous_pid_, to_milliseconds(child->rested_at - child->quiesced_at),
+                   to_milliseconds(death.at - child->rested_at));
+    }
     report_status();
 }
 
@@ -202,7 +212,7 @@ void Keeper::start_standby() {
     const base::Nanoseconds now = base::monotonic_now();
     if (options_.standby == Standby::automatic && memory_available_bytes() < standby_memory_min) {
         schedule_standby(now + memory_check_interval);
-    } else if (!start_child(Role::standby, true)) {
+    } else if (!start_child(Role::standby)) {
         schedule_standby(now + memory_check_interval);
     }
 }
@@ -247,7 +257,7 @@ void Keeper::upgrade_to_standby() {
 
 void Keeper::start_candidate() {
     upgrade_ = Upgrade::warming;
-    if (!start_child(Role::standby, false)) {
+    if (!start_child(Role::standby)) {
         fail_upgrade("no process could be started");
     }
 }
@@ -261,6 +271,7 @@ void Keeper::quiesce_active() {
         return;
     }
     upgrade_by_ = now + options_.quiesce_max;
+    active_->quiesced_at = now;
     // What a version with the same layout finds in the arena need not be described; hosts wait meanwhile.
     active_->send(durable::KeeperMessage("QUIESCE")
                       .add("deadline_ms", options_.quiesce_max / base::millisecond)

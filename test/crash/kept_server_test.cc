@@ -112,6 +112,7 @@ void configure(engine::Engine& engine, const KeptSetup& setup) {
                           std::to_string(adoption.executed) + " " + std::to_string(pause) + " " +
                           std::to_string(engine->restart_area().totals.restarts));
         });
+        engine->be_warm();
     });
     for (;;) {
         pause();

@@ -149,6 +149,7 @@ export class FakeEngine implements NativeEngine {
     previousPid: 0,
     restarts: 0,
   });
+  beWarm: NativeEngine["beWarm"] = () => Promise.resolve();
   adopt: NativeEngine["adopt"] = async () => {
     await this.call("adopt");
     return { carriedArena: false, carried: 0, begun: 0, executed: 0, refused: [] };

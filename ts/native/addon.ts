@@ -396,6 +396,8 @@ export type NativeEngine = {
   isStandby(): boolean;
   /** Settled once this process is to serve: at once without a keeper. Nothing may be configured before. */
   takeOver(): Promise<Takeover>;
+  /** A standby has nothing left to prepare: from now on the keeper may replace the server by it as planned. */
+  beWarm(): Promise<void>;
   /** Goes on with what a predecessor left, after the configuration is in place. Once. */
   adopt(): Promise<Adoption>;
   /** null: no keeper. */

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -60,12 +61,14 @@ class Server {
     void read_from(std::uint64_t id);
     void answer(std::uint64_t id, const std::string& line);
     std::string carry_out(std::uint64_t id, const std::string& command);
+    std::string policies() const;
     std::string who() const;
     void make_listener();
     void close_connection(std::uint64_t id);
 
     std::string folder_;
     int channel_;
+    const int first_policy_ = sched_getscheduler(0);
     std::string role_ = "none", mode_;
     std::uint64_t generation_ = 0;
     bool went_ = false, ready_ = false, warm_ = false, resting_ = false, silent_ = false;
@@ -209,6 +212,11 @@ void Server::hear() {
     }
 }
 
+// When it was started, and now.
+std::string Server::policies() const {
+    return std::to_string(first_policy_) + "," + std::to_string(sched_getscheduler(0));
+}
+
 std::string Server::who() const {
     return "pid=" + std::to_string(getpid()) + " generation=" + std::to_string(generation_) +
            " role=" + role_ + " boots=" + std::to_string(*boots_) +
@@ -216,8 +224,8 @@ std::string Server::who() const {
            " items_said=" + std::to_string(items_said_) + " given_new=" + std::to_string(given_new_) +
            " hangups=" + std::to_string(hangups_) + " memory=" + std::to_string(memory_.size()) +
            " nonblocking=" + std::to_string(nonblocking_seen_ ? 1 : 0) +
-           " nice=" + std::to_string(getpriority(PRIO_PROCESS, 0)) + " went_at=" + std::to_string(went_at_) +
-           " go=" + durable::keeper_encode(go_) +
+           " nice=" + std::to_string(getpriority(PRIO_PROCESS, 0)) + " policies=" + policies() +
+           " went_at=" + std::to_string(went_at_) + " go=" + durable::keeper_encode(go_) +
            " restart_failed=" + durable::keeper_encode(restart_failed_);
 }
 

@@ -132,6 +132,7 @@ void Mirror::join(Leg& leg, bool everything) {
     leg.layout = *layout;
     leg.forced = leg.wanted = leg.detached = false;
     leg.state = LegState::joining;
+    region_targets_ &= ~leg.bit();  // what is being copied just now was begun for the leg that it was before
     leg.reason.clear();
     leg.map_needed = true;
     leg.map_written = leg.table_written = false;

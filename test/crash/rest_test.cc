@@ -215,7 +215,12 @@ TEST_CASE("a replacement that fails after everything was described costs the hos
     std::size_t bytes_max = 0;
     const std::uint64_t rounds = from_environment("KEEL_RESTS", 10);
     for (std::uint64_t round = 0; round < rounds; ++round) {
-        usleep(50'000);
+        for (auto& load : loads) {
+            const std::uint64_t before = load->completed();
+            while (load->completed() == before && !load->ended()) {
+                usleep(1000);
+            }
+        }
         keeper.carry.clear();
         const base::Nanoseconds begin = base::monotonic_now();
         keeper.say(KeeperMessage("QUIESCE").add("deadline_ms", 2000));

@@ -17,6 +17,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "block/mirror/format.h"
@@ -135,6 +136,9 @@ class Round {
         const std::size_t legs = 2 + random_() % 2;
         mirror_.checksums = random_() % 3 != 0;
         rots_ = random_() % 2 == 0;
+        // Each of them alone has to bring the checksums to the legs.
+        forces_ = random_() % 3 != 0;
+        flushes_ = !forces_ || random_() % 2 == 0;
         for (std::size_t i = 0; i < legs; ++i) {
             media_.push_back(std::make_unique<Medium>(mirror_.checksums));
         }
@@ -160,7 +164,7 @@ class Round {
 
   private:
     static constexpr std::uint32_t data_sectors = block_bytes / sector_bytes;
-    static constexpr base::Nanoseconds lateness = base::second;
+    static constexpr base::Nanoseconds lateness = 2 * base::second;  // the sweep comes once a second
 
     struct Slot : block::Request {
         Round* round = nullptr;
@@ -236,12 +240,12 @@ class Round {
             send_random(*life);
             run_for(*life, random_() % 400 * base::microsecond);
             disturb(*life);
-            if (chance(60)) {
+            if (chance(60) || (std::exchange(critical_, false) && chance(2))) {
                 ++tally_.deaths;
                 look_for_false_alarms(*life);
                 kernel.end_process();
                 forget_requests();
-                const bool fragile = life->detail("unequal_bytes") != "0" || !rotted_.empty();
+                const bool fragile = is_fragile(*life);
                 const bool served = life->serves();
                 const std::vector<std::byte> memory = memory_;
                 life.reset();
@@ -259,7 +263,10 @@ class Round {
                 tally_.witnessed += hides && legs_dead() != 0 ? 1 : 0;
             }
             if (chance(40)) {
-                run_for(*life, 3 * base::second);
+                // Intents may be taken back meanwhile, and checksums be under way.
+                run_for(*life, (1 + random_() % 6) * base::second / 2);
+                critical_ = critical_ || std::any_of(media_.begin(), media_.end(),
+                                                     [](const auto& medium) { return medium->late; });
             }
         }
         if (last && violations_.empty()) {
@@ -275,6 +282,7 @@ class Round {
         forget_requests();
         model_.power_lost();
         after_cut_ = true;
+        flushed_since_cut_ = false;
         life.reset();
     }
 
@@ -403,6 +411,7 @@ class Round {
                         static_cast<off_t>(offset + sector * sector_bytes)) == sector_bytes,
                  "a medium rots");
         rotted_.emplace_back(leg, block);
+        critical_ = true;
         ++tally_.rotted;
     }
 
@@ -411,13 +420,19 @@ class Round {
             std::count_if(media_.begin(), media_.end(), [](const auto& medium) { return medium->dead; }));
     }
 
+    // Whether a leg may not go. While legs may differ after a crash, losing the one that is read loses what
+    // only it had, and after a power cut so it does until the others have flushed what they got from it: two
+    // faults. While a block has rotted on one leg the others have to be there.
+    bool is_fragile(const Life& life) {
+        const bool differ = life.detail("unequal_bytes") != "0";
+        flushed_since_cut_ = flushed_since_cut_ || (!differ && life.detail("dirty_bytes") == "0");
+        return differ || !flushed_since_cut_ || !rotted_.empty();
+    }
+
     void disturb(Life& life) {
-        // While legs may differ after a crash, losing the one that is read loses what only it had: two
-        // faults.
-        // While a block has rotted on one leg the others have to be there.
         look_for_rot();
         rot(life);
-        const bool fragile = life.detail("unequal_bytes") != "0" || !rotted_.empty();
+        const bool fragile = is_fragile(life);
         if (!fragile && chance(25)) {
             Medium& medium = *media_[random_() % media_.size()];
             if (chance(3)) {
@@ -438,8 +453,11 @@ class Round {
             ask(life, "detach", random_() % media_.size());
         }
         if (chance(40)) {
-            Medium& medium = *media_[random_() % media_.size()];
-            medium.late = !medium.late;
+            const bool late = chance(2);
+            const std::size_t one = random_() % (2 * media_.size());  // beyond them: all
+            for (std::size_t i = 0; i < media_.size(); ++i) {
+                media_[i]->late = one == i || one >= media_.size() ? late : media_[i]->late;
+            }
         }
         if (chance(50)) {
             life.volume->command({"scrub", {{"repair", "yes"}}}, [](base::Result<void>) {});
@@ -478,7 +496,8 @@ class Round {
         Slot& slot = *free;
         const std::uint32_t count = 1 + static_cast<std::uint32_t>(random_() % request_blocks_max);
         const auto first = static_cast<std::uint32_t>(random_() % (blocks - count + 1));
-        const Action action = actions[random_() % std::size(actions)];
+        Action action = actions[random_() % std::size(actions)];
+        action = action == Action::flush && !flushes_ ? Action::write : action;
         bool rotted = false;
         for (std::uint32_t block = first; block < first + count && mirror_.checksums; ++block) {
             rotted = rotted || any_rot(block);
@@ -493,7 +512,7 @@ class Round {
         slot.offset = std::uint64_t{first} * block_bytes;
         slot.length = action == Action::flush ? 0 : std::uint64_t{count} * block_bytes;
         slot.data = slot.memory.data();
-        slot.force_unit_access = action != Action::read && action != Action::flush && chance(4);
+        slot.force_unit_access = forces_ && action != Action::read && action != Action::flush && chance(4);
         slot.value = action == Action::write ? ++values_ : 0;
         slot.places.clear();
         slot.submitted = model_.tick();
@@ -669,8 +688,12 @@ class Round {
     block::MirrorSpec mirror_;
     std::vector<std::byte> memory_;
     bool rots_ = false;
+    bool critical_ = false;  // a death just now may show more than others
+    bool forces_ = true;     // writes with forced unit access
+    bool flushes_ = true;    // now and then
     bool known_ = false;
     bool after_cut_ = false;
+    bool flushed_since_cut_ = true;
     std::uint64_t values_ = 0;
     std::array<Slot, depth> slots_;
     std::array<DurabilityModel::Moment, blocks> changed_;  // when the last change of a block ended

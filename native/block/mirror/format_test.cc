@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <vector>
 
@@ -225,6 +226,34 @@ TEST_CASE("a checksum is believed where no leg says otherwise, and nothing is in
     sums.set_zeroes(0, 8 * 4096);
     CHECK(sums.all_known(0, 65536));
     CHECK(sums.fits(0, std::vector<std::byte>(8 * 4096)));
+}
+
+TEST_CASE("a table that is damaged, lacks a record or cannot be read is written anew, a whole one is not") {
+    const Geometry geometry = choose_geometry(std::uint64_t{1} << 20, 65536, 4096, true);
+    const auto dirty_after = [&](const std::function<void(std::vector<std::byte> & table)>& harm) {
+        Checksums sums;
+        sums.reset(geometry);
+        REQUIRE(sums.pages() == 1);
+        std::vector<std::byte> tables[2];
+        for (std::uint8_t leg = 0; leg < 2; ++leg) {
+            tables[leg].resize(map_page_bytes);
+            const std::vector<std::uint32_t> of_page(geometry.data_bytes / geometry.block_bytes, 77);
+            encode_sums_page(uuid_of(leg), 0, of_page, std::span(tables[leg]).first<map_page_bytes>());
+        }
+        harm(tables[1]);
+        const Checksums::Copy copies[] = {{0, uuid_of(0), tables[0]}, {1, uuid_of(1), tables[1]}};
+        sums.install(0, copies, [](std::uint64_t) { return false; });
+        CHECK(sums.fits_block(3, 77));
+        return sums.dirty_pages();
+    };
+    CHECK(dirty_after([](std::vector<std::byte>&) {}) == 0);
+    CHECK(dirty_after([](std::vector<std::byte>& table) { table[20] ^= std::byte{1}; }) == 1);
+    CHECK(dirty_after([](std::vector<std::byte>& table) { table.clear(); }) == 1);
+    CHECK(dirty_after([&](std::vector<std::byte>& table) {
+              std::vector<std::uint32_t> lacking(geometry.data_bytes / geometry.block_bytes, 77);
+              lacking[3] = 0;
+              encode_sums_page(uuid_of(1), 0, lacking, std::span(table).first<map_page_bytes>());
+          }) == 1);
 }
 
 TEST_CASE("the newest superblock counts, and is believed when all that it calls up are here") {

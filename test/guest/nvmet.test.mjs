@@ -18,19 +18,8 @@ import { NvmeHost } from "./harness/nvme-host.mjs";
 const HOST_NQN = "nqn.2026-11.example.keel:front";
 const STRANGER_NQN = "nqn.2026-11.example.keel:stranger";
 const mib = 1 << 20;
-const verifying = [
-  "--verify",
-  "--seconds",
-  "0",
-  "--depth",
-  "8",
-  "--read-percent",
-  "40",
-  "--range-bytes",
-  "16m",
-];
-const load = (node, name, count, ...more) =>
-  scene.load(node, name, [...verifying, "--count", String(count), ...more]);
+const load = (node, name, count, more = {}) =>
+  scene.load(node, name, { seconds: 0, count, depth: 8, readPercent: 40, rangeBytes: "16m", ...more });
 
 let scene = null;
 let guest = null;
@@ -153,11 +142,11 @@ for (const digests of ["off", "header", "data", "both"]) {
     };
     const subsystems = { small: ofAny("small"), large: ofAny("large"), disk: ofAny("disk") };
     const node = await started("through", { devices, subsystems });
-    const digest = digests === "off" ? [] : ["--data-digest", "--header-digest"];
+    const digest = digests === "off" ? {} : { dataDigest: true, headerDigest: true };
     const loads = [
-      load(node, "small", 1500, "--io-bytes", "512", "--flush-every", "16", ...digest),
-      load(node, "large", 600, "--io-bytes", "128k", "--fua", ...digest),
-      load(node, "disk", 600, "--io-bytes", "20k", "--flush-every", "8", ...digest),
+      load(node, "small", 1500, { ioBytes: 512, flushEvery: 16, ...digest }),
+      load(node, "large", 600, { ioBytes: "128k", fua: true, ...digest }),
+      load(node, "disk", 600, { ioBytes: "20k", flushEvery: 8, ...digest }),
     ];
     for (const each of loads) {
       const { errors, verified_blocks: verified } = await each.ended;
@@ -209,14 +198,14 @@ test("a growing namespace is noticed, and its hosts are told", { skip }, async (
     subsystems: { d: ofAny("d") },
   });
   const before = (await node.device("d")).sizeBytes;
-  const running = load(node, "d", 1500, "--range-bytes", "8m");
+  const running = load(node, "d", 1500, { rangeBytes: "8m" });
   await running.more(200);
   await target.growFile(before / mib + 8);
   await until(async () => (await node.device("d")).sizeBytes === before + 8 * mib, "the device is larger");
   const [namespace] = (await node.status()).subsystems[0].namespaces;
   assert.equal(namespace.sizeBytes, before + 8 * mib);
   assert.equal((await running.ended).errors, 0);
-  await load(node, "d", 300, "--range-offset", String(before), "--range-bytes", "8m").ended;
+  await load(node, "d", 300, { rangeOffset: before, rangeBytes: "8m" }).ended;
 });
 
 test("another medium at the kernel's target is foreign until it is the right one again", {
@@ -228,7 +217,7 @@ test("another medium at the kernel's target is foreign until it is the right one
     subsystems: { d: ofAny("d") },
   });
   await until(async () => (await node.device("d")).identity !== "", "its identity is known");
-  const running = load(node, "d", 1500, "--io-bytes", "4k");
+  const running = load(node, "d", 1500, { ioBytes: "4k" });
   await running.more(200);
   const content = await target.digests("/dev/nullb0", 2, 16);
   await target.exchange(nsid, "/dev/nullb0", uuidOf(9));
@@ -244,7 +233,7 @@ test("what was in flight is sent again when the kernel's target was away", { ski
     devices: { d: medium(MEDIA.disk4096), alone: { ram: "8MiB" } },
     subsystems: { d: ofAny("d"), alone: ofAny("alone") },
   });
-  const running = load(node, "d", 1_000_000, "--io-bytes", "8k", "--rate", "600");
+  const running = load(node, "d", 1_000_000, { ioBytes: "8k", rate: 600 });
   const absences = [
     ["its port", () => target.silence(), () => target.listen()],
     ["its link", () => target.cutLink(), () => target.mendLink(network.gateway)],
@@ -254,7 +243,7 @@ test("what was in flight is sent again when the kernel's target was away", { ski
     await running.more(300);
     await goes();
     await until(async () => (await node.device("d")).state !== "ok", `${what} is missed`);
-    await load(node, "alone", 500, "--range-bytes", "4m").ended;
+    await load(node, "alone", 500, { rangeBytes: "4m" }).ended;
     await comes();
     await running.more(600);
     await until(async () => (await node.device("d")).state === "ok", `${what} is there again`);
@@ -267,7 +256,7 @@ test("a mirror over a local disk and a kernel target: no byte and no error is lo
   skip,
 }, async () => {
   const node = await mirrored("mirrored", MEDIA.disk512, 48);
-  const running = load(node, "m", 1_000_000, "--rate", "600");
+  const running = load(node, "m", 1_000_000, { rate: 600 });
   await running.more(500);
   await target.silence();
   await missed(node, "far");
@@ -303,7 +292,7 @@ test("the memory of a kernel target that was booted again is empty, which a mirr
   skip,
 }, async () => {
   const node = await mirrored("emptied", MEDIA.memory512, 48);
-  const running = load(node, "m", 1_000_000, "--rate", "400");
+  const running = load(node, "m", 1_000_000, { rate: 400 });
   await running.more(400);
   await guest.powerOff();
   await missed(node, "far");
@@ -336,8 +325,8 @@ test("a server that is killed again and again under load finds the kernel's targ
     { keeper: true },
   );
   const loads = [
-    load(node, "small", 1_000_000, "--io-bytes", "4k", "--rate", "500"),
-    load(node, "large", 1_000_000, "--io-bytes", "32k", "--rate", "200"),
+    load(node, "small", 1_000_000, { ioBytes: "4k", rate: 500 }),
+    load(node, "large", 1_000_000, { ioBytes: "32k", rate: 200 }),
   ];
   for (let kill = 0; kill < 5; ++kill) {
     for (const each of loads) await each.more(150);

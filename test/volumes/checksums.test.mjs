@@ -52,11 +52,14 @@ test("a leg rots under load, over a kill: no read is wrong, it is counted, and a
   const errors = async (name) => (await legs()).find((leg) => leg.name === name).errors;
   // Everything has a checksum once it was looked at.
   assert.match(await server.keel("mirror", "scrub", "m", "--wait"), /no differences/);
-  const load = scene.load(
-    server,
-    "m",
-    "--seconds 0 --count 40000 --rate 2000 --verify --read-percent 60 --depth 8 --range-bytes 16m".split(" "),
-  );
+  const load = scene.load(server, "m", {
+    seconds: 0,
+    count: 40_000,
+    rate: 2000,
+    readPercent: 60,
+    depth: 8,
+    rangeBytes: "16m",
+  });
   await load.more(4000);
   const every = (count, step, first) => Array.from({ length: count }, (_, index) => first + index * step);
   rot(server.path("a.img"), every(64, 61, 3));

@@ -8,18 +8,8 @@ import { built, until } from "./harness/node.mjs";
 import { ofAny, sceneOfFile } from "./harness/scene.mjs";
 
 const skip = built ? false : "not built: npm run build";
-const verifying = [
-  "--verify",
-  "--read-percent",
-  "40",
-  "--depth",
-  "8",
-  "--range-bytes",
-  "12m",
-  "--rate",
-  "2000",
-];
-const endless = ["--seconds", "600", ...verifying];
+const verifying = { readPercent: 40, depth: 8, rangeBytes: "12m", rate: 2000 };
+const endless = { seconds: 600, ...verifying };
 
 const { scene, node: nodeOfTest } = sceneOfFile();
 
@@ -131,6 +121,34 @@ test("the calling off of a migration dies at each of its steps, and the source i
     await load.more(100);
     if (found === "migration") await node.keel("device", "migrate", "d", "--cancel");
     await arrived(node, "ram");
+    await load.more(100);
+  }
+  assert.equal((await load.finish()).errors, 0);
+});
+
+test("a migration that fails dies while that is recorded, and the source goes on alone", {
+  skip,
+}, async () => {
+  const { node, dyingAt } = await mortal("failing", {
+    devices: {
+      disk: { ram: "16MiB" },
+      d: { error: "disk", on: ["read"], offset: String(14 << 20), length: "4096" },
+    },
+    subsystems: { s: ofAny("d") },
+  });
+  const load = scene.load(node, "s", endless);
+  await load.more(300);
+  const before = await node.rpc("keel.get", { path: "devices" });
+  // Once it is recorded nothing is copied any more, although the source might be readable by now.
+  const reasons = { failing: /cannot be read/, failed: /since an earlier failure/ };
+  for (const [round, [step, reason]] of Object.entries(reasons).entries()) {
+    const to = JSON.stringify(place(node, `${step}.img`));
+    await dyingAt(`migration.${step}`, () => node.cli("device", "migrate", "d", to));
+    await until(async () => (await node.device("d")).kind === "error", "the source has its name again");
+    assert.deepEqual(await node.rpc("keel.get", { path: "devices" }), before);
+    const job = (await node.rpc("keel.jobs")).find(({ id }) => id === round + 1);
+    assert.equal(job.state, "failed");
+    assert.match(job.message, reason);
     await load.more(100);
   }
   assert.equal((await load.finish()).errors, 0);

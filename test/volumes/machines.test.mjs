@@ -10,17 +10,7 @@ import { ofAny, Scene } from "./harness/scene.mjs";
 
 const skip = !built ? "not built: npm run build" : canLink() ? false : "needs root and network namespaces";
 const quick = { timeout: "500ms", ping: "250ms", deadline: "12s", when_lost: "fail" };
-const verifying = [
-  "--verify",
-  "--read-percent",
-  "40",
-  "--depth",
-  "8",
-  "--rate",
-  "2000",
-  "--range-bytes",
-  "16m",
-];
+const verifying = { readPercent: 40, depth: 8, rate: 2000, rangeBytes: "16m" };
 
 let scene;
 let front;
@@ -75,7 +65,7 @@ async function bothUp() {
 const lost = (name) => until(async () => !isUp(await leg(name)), `leg ${name} is missed`);
 
 test("a cut cable costs no byte and no error, and the leg comes back by itself", { skip }, async () => {
-  const load = scene.load(front, "m", ["--seconds", "0", "--count", "12000", ...verifying]);
+  const load = scene.load(front, "m", { seconds: 0, count: 12_000, ...verifying });
   await load.more(1000);
   toLeft.cut();
   await lost("l");
@@ -96,7 +86,7 @@ test("a cut cable costs no byte and no error, and the leg comes back by itself",
 });
 
 test("a server that is killed costs no byte and no error", { skip }, async () => {
-  const load = scene.load(front, "m", ["--seconds", "0", "--count", "12000", ...verifying]);
+  const load = scene.load(front, "m", { seconds: 0, count: 12_000, ...verifying });
   await load.more(1000);
   await right.kill();
   await lost("r");
@@ -116,7 +106,7 @@ test("a server that is killed costs no byte and no error", { skip }, async () =>
 });
 
 test("a volume without any leg waits, and goes on when one is back", { skip }, async () => {
-  const load = scene.load(front, "m", ["--seconds", "0", "--count", "6000", ...verifying]);
+  const load = scene.load(front, "m", { seconds: 0, count: 6_000, ...verifying });
   await load.more(500);
   toLeft.cut();
   await lost("l");
@@ -131,7 +121,7 @@ test("a volume without any leg waits, and goes on when one is back", { skip }, a
 });
 
 test("a slow leg slows writes and loses nothing", { skip }, async () => {
-  const load = scene.load(front, "m", ["--seconds", "0", "--count", "5000", ...verifying]);
+  const load = scene.load(front, "m", { seconds: 0, count: 5_000, ...verifying });
   await load.more(500);
   await left.keel("set", "devices.d.write", "20ms");
   await load.more(200);
@@ -143,9 +133,9 @@ test("a slow leg slows writes and loses nothing", { skip }, async () => {
 // On a busy machine the p99 of a second is anything from 50 µs to 80 ms, suspended or not: what the suspension itself
 // costs would be in every sample, so the best of each kind are compared.
 test("suspending a leg leaves the latency of other volumes alone", { skip }, async (context) => {
-  const options = ["--seconds", "1", "--verify", "--read-percent", "50", "--depth", "4", "--rate", "2000"];
+  const options = { seconds: 1, readPercent: 50, depth: 4, rate: 2000 };
   const p99 = async () => (await scene.load(front, "alone", options).ended).latency.p99_us;
-  const load = scene.load(front, "m", ["--seconds", "600", ...verifying]);
+  const load = scene.load(front, "m", { seconds: 600, ...verifying });
   const quiet = [];
   const beside = [];
   for (let round = 0; round < 3; ++round) {
@@ -167,7 +157,7 @@ test("suspending a leg leaves the latency of other volumes alone", { skip }, asy
 });
 
 test("a leg is replaced by another device while the volume is used", { skip }, async () => {
-  const load = scene.load(front, "m", ["--seconds", "0", "--count", "12000", ...verifying]);
+  const load = scene.load(front, "m", { seconds: 0, count: 12_000, ...verifying });
   await load.more(500);
   await front.keel("device", "add", "new", `{file: "${front.path("new.img")}", size: 32MiB, create: true}`);
   await front.keel("mirror", "replace", "m", "l", "new", "--wait");

@@ -3,11 +3,12 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
+import { random, seed } from "../harness/random.mjs";
 import { built, until } from "./harness/node.mjs";
 import { ofAny, sceneOfFile } from "./harness/scene.mjs";
 
 const skip = built ? false : "not built: npm run build";
-const endless = ["--seconds", "600", "--rate", "3000", "--verify", "--read-percent", "50", "--depth", "8"];
+const endless = { seconds: 600, rate: 3000, readPercent: 50, depth: 8 };
 
 const { scene, node } = sceneOfFile();
 
@@ -50,6 +51,7 @@ test("a migration goes on over kills, and the hosts lose nothing", { skip }, asy
 });
 
 test("kills at random moments of short migrations leave one of the two, whole", { skip }, async (context) => {
+  context.diagnostic(`KEEL_SEED=${seed}`);
   const rounds = Number(process.env.KEEL_KILLS ?? 6);
   const server = await node("between", { keeper: true }).start({
     devices: { d: { ram: "48MiB" } },
@@ -61,8 +63,8 @@ test("kills at random moments of short migrations leave one of the two, whole", 
     const toFile = round % 2 === 0;
     const to = toFile ? place(server, `${round}.img`) : JSON.stringify({ ram: "48MiB" });
     await server.keel("device", "migrate", "d", to);
-    const moment = Math.random() * 1200;
-    context.diagnostic(`round ${round}: killed after ${moment.toFixed(1)} ms`);
+    const moment = random(1200);
+    context.diagnostic(`round ${round}: killed after ${moment} ms`);
     await new Promise((resolve) => setTimeout(resolve, moment));
     await server.kill();
     const kind = toFile ? "file" : "ram";
@@ -113,7 +115,7 @@ test("linear volumes and stripes serve through a restart; a linear one grows und
     subsystems: { l: ofAny("l"), s: ofAny("s") },
   });
   const loads = ["l", "s"].map((name) =>
-    scene.load(server, name, [...endless, "--io-bytes", "131072", "--rate", "800"]),
+    scene.load(server, name, { ...endless, ioBytes: 131072, rate: 800 }),
   );
   for (const load of loads) await load.more(200);
   await server.kill();
@@ -142,7 +144,7 @@ test("a block that cannot be read ends a migration by its number, the source goe
     subsystems: { s: ofAny("d") },
   });
   await server.exporting();
-  const load = scene.load(server, "s", [...endless, "--range-bytes", "4m"]);
+  const load = scene.load(server, "s", { ...endless, rangeBytes: "4m" });
   await load.more(500);
   const before = await server.rpc("keel.get", { path: "devices" });
   const to = JSON.stringify({ file: server.path("whole.img"), size: "16MiB", create: true });

@@ -16,7 +16,7 @@ test("a linear volume grows while it is used", { skip }, async () => {
     subsystems: { big: ofAny("big") },
   });
   await server.exporting();
-  const load = scene.load(server, "big", ["--seconds", "3", "--verify", "--read-percent", "50"]);
+  const load = scene.load(server, "big", { seconds: 3, readPercent: 50 });
   await load.more(500);
   await server.keel("device", "grow", "big", "b", "--size", "4MiB");
   assert.equal((await server.device("big")).sizeBytes, 12 * mib);
@@ -36,19 +36,7 @@ test("a device moves to another place under load, and the server dies in the mid
     subsystems: { d: ofAny("d") },
   });
   await server.exporting();
-  const load = scene.load(server, "d", [
-    "--seconds",
-    "0",
-    "--count",
-    "60000",
-    "--verify",
-    "--read-percent",
-    "30",
-    "--depth",
-    "8",
-    "--rate",
-    "5000",
-  ]);
+  const load = scene.load(server, "d", { seconds: 0, count: 60_000, readPercent: 30, depth: 8, rate: 5000 });
   await load.more(1000);
   const image = server.path("d.img");
   const out = await server.keel(
@@ -83,15 +71,7 @@ test("a migration is called off under load, and the device stays where it was", 
   });
   const before = await server.rpc("keel.get", { path: "devices.d" });
   await server.exporting();
-  const load = scene.load(server, "d", [
-    "--seconds",
-    "4",
-    "--verify",
-    "--read-percent",
-    "50",
-    "--depth",
-    "8",
-  ]);
+  const load = scene.load(server, "d", { seconds: 4, readPercent: 50, depth: 8 });
   await load.more(500);
   await server.keel("device", "migrate", "d", "--to", "spare", "--rate", "4MiB", "--yes");
   await until(async () => ((await server.rpc("keel.jobs"))[0].doneBytes ?? 0) > mib, "a part is copied");

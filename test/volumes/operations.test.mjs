@@ -9,17 +9,7 @@ const skip = built ? false : "not built: npm run build";
 
 const { scene, node } = sceneOfFile();
 
-const counted = (count) => [
-  "--seconds",
-  "0",
-  "--count",
-  String(count),
-  "--verify",
-  "--read-percent",
-  "50",
-  "--depth",
-  "8",
-];
+const counted = (count) => ({ seconds: 0, count, readPercent: 50, depth: 8 });
 
 const file = (server, name, size = "32MiB") => ({ file: server.path(name), size, create: true });
 
@@ -28,19 +18,7 @@ test("a suspended device holds back its own users alone, also over a restart", {
     devices: { a: { ram: "16MiB" }, b: { ram: "16MiB" } },
     subsystems: { a: ofAny("a"), b: ofAny("b") },
   });
-  const options = [
-    "--seconds",
-    "0",
-    "--count",
-    "400000",
-    "--rate",
-    "4000",
-    "--verify",
-    "--read-percent",
-    "50",
-    "--depth",
-    "8",
-  ];
+  const options = { seconds: 0, count: 400_000, rate: 4000, readPercent: 50, depth: 8 };
   const one = scene.load(server, "a", options);
   const two = scene.load(server, "b", options);
   await one.more(500);
@@ -72,7 +50,7 @@ test("a device below is made anew under load, again and again", { skip }, async 
     subsystems: { d: ofAny("d") },
   });
   await server.exporting();
-  const load = scene.load(server, "d", [...counted(6_000), "--rate", "2000", "--range-bytes", "16m"]);
+  const load = scene.load(server, "d", { ...counted(6_000), rate: 2000, rangeBytes: "16m" });
   await load.more(200);
   for (const delay of ["5ms", "0", "10ms", "1ms"]) {
     await server.keel("set", "devices.d.write", delay);
@@ -102,7 +80,7 @@ test("legs of a mirror come and go under load, and it is the same volume after a
     );
   await up();
   await server.exporting();
-  const load = scene.load(server, "m", [...counted(60_000), "--rate", "2000", "--range-bytes", "16m"]);
+  const load = scene.load(server, "m", { ...counted(60_000), rate: 2000, rangeBytes: "16m" });
   await load.more(500);
   await server.keel("mirror", "detach", "m", "b");
   assert.equal((await legs()).find(({ name }) => name === "b").state, "detached");

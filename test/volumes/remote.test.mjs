@@ -64,27 +64,9 @@ test("a server starts without its remote nodes and serves what it knows of them"
   const device = await near.device("r");
   assert.equal(device.sizeBytes, 32 * mib);
   assert.notEqual(device.state, "ok");
-  const other = scene.load(near, "other", [
-    "--seconds",
-    "1",
-    "--read-percent",
-    "50",
-    "--verify",
-    "--range-bytes",
-    "4m",
-  ]);
+  const other = scene.load(near, "other", { seconds: 1, readPercent: 50, rangeBytes: "4m" });
   await other.ended;
-  const load = scene.load(near, "r", [
-    "--count",
-    "500",
-    "--seconds",
-    "0",
-    "--verify",
-    "--read-percent",
-    "50",
-    "--depth",
-    "8",
-  ]);
+  const load = scene.load(near, "r", { count: 500, seconds: 0, readPercent: 50, depth: 8 });
   await far.start();
   const result = await load.ended;
   assert.ok(result.verified_blocks > 0);
@@ -116,6 +98,40 @@ test("another medium under the same address is foreign: it is not touched until 
   await until(async () => (await near.device("r")).state === "foreign", "it is foreign after a restart too");
   await near.keel("device", "accept", "r");
   await until(async () => (await near.device("r")).state === "ok", "it is accepted");
+});
+
+test("a server that dies together with the node of a leg goes on with the other leg", { skip }, async () => {
+  const far = node("leg");
+  await far.start({ devices: { d: file(far, "d.img") }, subsystems: { d: ofAny("d") } });
+  const near = node("mirroring", { keeper: true });
+  await near.start({
+    devices: {
+      l: file(near, "l.img"),
+      r: far.as("d", { ...quick, when_lost: "fail" }),
+      m: { mirror: ["l", "r"], assume_clean: true },
+    },
+    subsystems: { m: ofAny("m") },
+  });
+  const states = async () => {
+    const [{ parts }] = await near.rpc("keel.graph", { volume: "m" });
+    return parts.map((part) => (part.state === "ok" && (part.dirtyBytes ?? 0) === 0 ? "up" : "missed"));
+  };
+  await until(async () => (await states()).join() === "up,up", "both legs are up");
+  await near.exporting();
+  const load = scene.load(near, "m", { seconds: 600, rangeBytes: "16m", rate: 2000 });
+  await load.more(500);
+  // Dead before it can record that it misses the leg: its successor finds two that have everything, and one of them.
+  const { pid } = await near.rpc("keel.version");
+  process.kill(pid, "SIGKILL");
+  await far.kill();
+  await until(async () => (await near.rpc("keel.version")).pid !== pid, "it has a successor");
+  await load.more(1000);
+  assert.equal((await near.device("m")).state, "degraded");
+  assert.deepEqual(await states(), ["up", "missed"]);
+  await far.start();
+  await until(async () => (await states()).join() === "up,up", "the leg has everything again");
+  await load.more(500);
+  assert.equal((await load.finish()).errors, 0);
 });
 
 test("DST's command forms make the same volumes", { skip }, async () => {

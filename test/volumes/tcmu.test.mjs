@@ -43,17 +43,7 @@ test("a qcow2 image is written through the target and is whole afterwards", { sk
     path: "subsystems.q",
     value: { namespaces: [{ id: 1, device: "q" }], hosts: "any" },
   });
-  const load = scene.load(server, "q", [
-    "--seconds",
-    "0",
-    "--count",
-    "3000",
-    "--verify",
-    "--read-percent",
-    "40",
-    "--depth",
-    "8",
-  ]);
+  const load = scene.load(server, "q", { seconds: 0, count: 3_000, readPercent: 40, depth: 8 });
   await load.more(300);
   await server.kill();
   await until(async () => (await server.device("q")).state === "ok", "the handler is there again");
@@ -110,9 +100,7 @@ test("the rbd handler without a cluster says itself what is wrong, and disturbs 
     subsystems: { other: { namespaces: [{ id: 1, device: "other" }], hosts: "any" } },
   });
   await server.exporting();
-  const load = scene.load(server, "other", [
-    ...["--seconds", "600", "--rate", "1000", "--verify", "--read-percent", "50"],
-  ]);
+  const load = scene.load(server, "other", { seconds: 600, rate: 1000, readPercent: 50 });
   for (const [name, [path, reason]] of Object.entries(reasons)) {
     const failed = async () => {
       const device = await server.device(name);

@@ -168,7 +168,9 @@ export class Node {
   }
 }
 
-/** The verifying load on a subsystem of a node, from the node's own place. */
+const optionOf = (name) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/** The verifying load on a subsystem of a node, from the node's own place; `options`: those of keel-load. */
 export class Load {
   #child;
   #out = "";
@@ -177,7 +179,7 @@ export class Load {
   errors = 0;
   longestGapMs = 0;
 
-  constructor(node, subsystem, options = []) {
+  constructor(node, subsystem, options = {}) {
     const [command, ...args] = [
       ...node.place.prefix,
       loader,
@@ -195,7 +197,11 @@ export class Load {
       // A pause of the server is not a death: what counts is that nothing is lost.
       "--kato-ms",
       "120000",
-      ...options,
+      "--verify",
+      ...Object.entries(options).flatMap(([name, value]) => [
+        optionOf(name),
+        ...(value === true ? [] : [String(value)]),
+      ]),
     ];
     this.#child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
     this.#child.stdout.setEncoding("utf8").on("data", (chunk) => {

@@ -26,8 +26,10 @@ namespace {
 constexpr int handled_signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
 constexpr base::Nanoseconds ended_check_interval = base::second;
 constexpr base::Nanoseconds channel_grace = 2 * base::second;  // a dying server closes its channel first
-constexpr base::Nanoseconds idle_max = 3 * base::second;       // on a busy machine it would never get warm
-constexpr base::Nanoseconds lateness_max = base::second;       // more: the keeper itself was not running
+// On a busy machine what is idle would never get warm, and a lock of the kernel that it holds would not come
+// free.
+constexpr base::Nanoseconds idle_max = base::second;
+constexpr base::Nanoseconds lateness_max = base::second;  // more: the keeper itself was not running
 constexpr base::Nanoseconds reap_interval = 10 * base::millisecond;
 constexpr char keeper_oom_score[] = "-900";
 

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
+
 #include "testing/scripted_host.h"
 
 using testing::Entry;
@@ -196,6 +198,23 @@ TEST_CASE("connect: limits per host and in all are momentary refusals") {
     limits.connections = 2;
     rig.target->set_limits(limits);
     check(again.connect(), {"connections", 0x181, 0, false});
+}
+
+TEST_CASE("connect: one address has half of all controllers, whatever its hosts call themselves") {
+    TargetRig rig;
+    rig.with_subsystem();
+    const auto connect = [&](std::size_t number) {
+        const auto id = static_cast<std::uint8_t>(1 + number);
+        ScriptedHost host(rig, {testing::test_subsystem, "nqn.2026-01.test:h" + std::to_string(number), id});
+        return host.connect();
+    };
+    const std::size_t half = rig.controller_records.size() / 2;
+    for (std::size_t number = 0; number < half; ++number) {
+        CHECK(connect(number).status().ok());
+    }
+    check(connect(half), {"half of all controllers", 0x181, 0, false});
+    rig.endpoint.peer_address = "192.0.2.77";
+    CHECK(connect(half + 1).status().ok());
 }
 
 TEST_CASE("connect: controller ids are unique and not used again soon") {

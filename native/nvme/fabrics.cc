@@ -187,6 +187,9 @@ std::optional<Refusal> check_admin(QueuePair& queue, const Command& command, con
     if (target.connections_of(names.host) >= bounds.connections_per_host) {
         return busy("the host has too many connections");
     }
+    if (!target.has_room_for(queue.connection().endpoint().peer_address)) {
+        return busy("the address has half of all controllers");
+    }
     return std::nullopt;
 }
 

@@ -548,6 +548,14 @@ std::uint32_t Target::connections_of(std::string_view host_nqn) const {
     return count;
 }
 
+bool Target::has_room_for(std::string_view address) const {
+    const auto present = std::count_if(controllers_.begin(), controllers_.end(), [&](const auto& controller) {
+        QueuePair* const admin = controller != nullptr ? controller->queue(0) : nullptr;
+        return admin != nullptr && admin->connection().endpoint().peer_address == address;
+    });
+    return static_cast<std::size_t>(present) < std::max<std::size_t>(controllers_.size() / 2, 1);
+}
+
 // --- restart ---
 
 void Target::adopt_controllers() {

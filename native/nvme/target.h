@@ -265,6 +265,8 @@ class Target {
     void controller_ended(Controller& controller);
     std::uint32_t controllers_of(std::string_view host_nqn) const;
     std::uint32_t connections_of(std::string_view host_nqn) const;
+    // Another controller: names of hosts are easily made up, so one address has half of them at most.
+    bool has_room_for(std::string_view address) const;
 
     struct Decision {
         bool allow = false;

@@ -84,7 +84,7 @@ QueuePair::QueuePair(Target& target, Connection& connection, reactor::Reactor& r
     : target_(target),
       connection_(connection),
       reactor_(reactor),
-      buffers_(buffers),
+      buffers_(std::make_shared<reactor::BufferShare>(buffers)),
       record_(record),
       records_(command_records.size() < no_slot ? command_records : command_records.first(no_slot - 1)) {
     void* const memory = target_.command_memory().take(sizeof(Command) * records_.size());
@@ -101,11 +101,16 @@ QueuePair::QueuePair(Target& target, Connection& connection, reactor::Reactor& r
 QueuePair::~QueuePair() {
     target_.cancel_questions(*this);
     for (std::uint32_t i = 0; i < command_count_; ++i) {
-        buffers_.stop_waiting(commands_[i]);
+        buffers_->stop_waiting(commands_[i]);
         commands_[i].Command::~Command();
     }
     std::free(commands_);
     target_.connection_closed();
+}
+
+void QueuePair::draw_from(std::shared_ptr<reactor::BufferShare> share) {
+    EK_CHECK(buffers_->bytes_held() == 0, "a queue changes its share of the buffers while it holds some");
+    buffers_ = std::move(share);
 }
 
 // Twice the queue's entries: a slot is free only after its response was sent, and a quick host has then used
@@ -207,7 +212,7 @@ Command* QueuePair::take_slot() {
 
 void QueuePair::release(Command& command) {
     CommandRecord& record = *command.record;
-    buffers_.stop_waiting(command);
+    buffers_->stop_waiting(command);
     if (command.ns != nullptr) {  // data was sent from the device's own memory
         Namespace& ns = *command.ns;
         command.ns = nullptr;
@@ -226,7 +231,7 @@ void QueuePair::release(Command& command) {
     EK_CRASH_POINT("command_freed");
     record.buffer_bytes = 0;
     if (bytes != 0) {
-        buffers_.release(offset, bytes);
+        buffers_->release(offset, bytes);
     }
     command.data = nullptr;
     free_slots_.push_back(command.slot);
@@ -235,9 +240,9 @@ void QueuePair::release(Command& command) {
 bool QueuePair::allocate_data(Command& command, std::uint32_t bytes) {
     CommandRecord& record = *command.record;
     if (record.buffer_bytes == 0) {
-        const auto offset = buffers_.allocate(bytes);
+        const auto offset = buffers_->allocate(bytes);
         if (!offset) {
-            buffers_.wait(command);
+            buffers_->wait(command);
             return false;
         }
         record.data_offset = *offset;
@@ -246,7 +251,7 @@ bool QueuePair::allocate_data(Command& command, std::uint32_t bytes) {
     }
     EK_CHECK(record.buffer_bytes >= bytes, "a command wants a larger buffer than it has");
     record.data_length = bytes;
-    command.data = buffers_.at(record.data_offset);
+    command.data = buffers_->at(record.data_offset);
     return true;
 }
 

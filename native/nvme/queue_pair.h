@@ -11,13 +11,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/limits.h"
 #include "nvme/command.h"
-#include "reactor/buffer_pool.h"
+#include "reactor/buffer_share.h"
 #include "reactor/reactor.h"
 #include "wire/nvme.h"
 
@@ -93,6 +95,10 @@ class QueuePair {
 
     // --- for the transport ---------------------------------------------------------------------------------
 
+    // Buffers are taken from this share of the pool from now on; before the first command.
+    void draw_from(std::shared_ptr<reactor::BufferShare> share);
+    reactor::BufferShare& buffers() { return *buffers_; }
+
     // A free slot, or null: the host has more commands outstanding than the queue has entries (its fault).
     Command* take_slot();
     // Judges the command from its SQE alone; stores nothing. `capsule_data_bytes`: data bytes that the PDU
@@ -142,7 +148,6 @@ class QueuePair {
     Connection& connection() { return connection_; }
     QueueRecord& record() { return record_; }
     reactor::Reactor& reactor() { return reactor_; }
-    reactor::BufferPool& buffers() { return buffers_; }
 
     // The commands that are executing or waiting, for Abort, reset and status.
     Command* find(std::uint16_t cid);
@@ -184,7 +189,7 @@ class QueuePair {
     Target& target_;
     Connection& connection_;
     reactor::Reactor& reactor_;
-    reactor::BufferPool& buffers_;
+    std::shared_ptr<reactor::BufferShare> buffers_;
     QueueRecord& record_;
     std::span<CommandRecord> records_;
     // Address space for as many commands as there are records; constructed (and so backed by memory) as far

@@ -24,7 +24,7 @@ bool QueuePair::abort(Command& command) {
         return true;  // ends by itself within its deadline
     }
     if (record_.qid == 0) {
-        buffers_.stop_waiting(command);
+        buffers_->stop_waiting(command);
         target_.cancel_question(command);
         if (controller_ != nullptr) {
             controller_->abort_admin(command);
@@ -39,7 +39,7 @@ bool QueuePair::abort(Command& command) {
     Command& working =
         command.sqe().fuse() == wire::Fuse::second && command.partner != nullptr ? *command.partner : command;
     if (working.waits_for_buffer()) {
-        buffers_.stop_waiting(working);
+        buffers_->stop_waiting(working);
         nvme::finish(working, wire::status::abort_requested, false);
         return true;
     }

@@ -27,7 +27,7 @@ bool QueuePair::adopt(std::span<const std::uint16_t> live) {
         // All or nothing: the connection will be closed.
         for (std::uint32_t slot = 0; slot < command_count_; ++slot) {
             if (taken[slot] && records_[slot].buffer_bytes != 0) {
-                buffers_.release(records_[slot].data_offset, records_[slot].buffer_bytes);
+                buffers_->release(records_[slot].data_offset, records_[slot].buffer_bytes);
             }
         }
         return false;
@@ -88,11 +88,11 @@ bool QueuePair::adopt_record(std::uint16_t slot) {
     }
     if (record.buffer_bytes != 0) {
         if (record.buffer_bytes > limits::data_block_bytes_max || record.data_length > record.buffer_bytes ||
-            record.data_region != 0 || !buffers_.reserve(record.data_offset, record.buffer_bytes)) {
+            record.data_region != 0 || !buffers_->reserve(record.data_offset, record.buffer_bytes)) {
             record.buffer_bytes = 0;
             return false;
         }
-        command.data = buffers_.at(record.data_offset);
+        command.data = buffers_->at(record.data_offset);
     }
     command.received_at = reactor_.now();
     if (record.state != CommandState::done) {

@@ -206,13 +206,33 @@ void BufferPool::wait(BufferWaiter& waiter) {
     if (waiter.waiting_) {
         return;
     }
+    if (!serving_ || !served_in_vain_) {
+        append(waiter);
+        return;
+    }
+    waiter.waiting_ = true;  // it keeps its place
+    ++waiters_;
+    waiter.next_ = first_waiter_;
+    waiter.previous_ = nullptr;
+    (first_waiter_ != nullptr ? first_waiter_->previous_ : last_waiter_) = &waiter;
+    first_waiter_ = &waiter;
+}
+
+void BufferPool::append(BufferWaiter& waiter) {
     waiter.waiting_ = true;
     ++waiters_;
-    const bool keeps_place = serving_ && served_in_vain_;
-    waiter.next_ = keeps_place ? first_waiter_ : nullptr;
-    waiter.previous_ = keeps_place ? nullptr : last_waiter_;
-    (waiter.next_ != nullptr ? waiter.next_->previous_ : last_waiter_) = &waiter;
-    (waiter.previous_ != nullptr ? waiter.previous_->next_ : first_waiter_) = &waiter;
+    waiter.next_ = nullptr;
+    waiter.previous_ = last_waiter_;
+    (last_waiter_ != nullptr ? last_waiter_->next_ : first_waiter_) = &waiter;
+    last_waiter_ = &waiter;
+}
+
+void BufferPool::wait_last(BufferWaiter& waiter) {
+    append(waiter);
+    released_ = true;
+    if (service_ != nullptr) {
+        service_->schedule();
+    }
 }
 
 void BufferPool::stop_waiting(BufferWaiter& waiter) {

@@ -6,6 +6,7 @@
 // aligned to its size. When memory runs out, who asked waits in line: nothing grows.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,7 @@
 
 namespace reactor {
 
+class BufferShare;
 class Deferred;
 
 // Someone who waits for memory. Intrusive, first come first served. `buffer_available` is called from within
@@ -32,8 +34,10 @@ class BufferWaiter {
 
   private:
     friend class BufferPool;
+    friend class BufferShare;
     BufferWaiter* next_ = nullptr;
     BufferWaiter* previous_ = nullptr;
+    BufferShare* share_ = nullptr;  // waits there, not in the pool's line
     bool waiting_ = false;
 };
 
@@ -53,6 +57,8 @@ class BufferPool {
     bool reserve(std::uint64_t offset, std::uint32_t bytes);
 
     void wait(BufferWaiter& waiter);
+    // Behind all others, and asked again soon even if nothing came back.
+    void wait_last(BufferWaiter& waiter);
     void stop_waiting(BufferWaiter& waiter);
     // Work to schedule when memory came back and somebody waits: calls serve_waiters. Set once, outlives the
     // pool's use.
@@ -60,6 +66,11 @@ class BufferPool {
     // Calls waiters in order while memory is there; run at the end of an iteration (serve_with).
     void serve_waiters();
     bool has_waiters() const { return first_waiter_ != nullptr; }
+    bool serving() const { return serving_; }
+    // What a buffer of `bytes` takes from the pool.
+    static std::uint64_t size_of(std::uint32_t bytes) {
+        return std::bit_ceil(std::max(bytes, limits::data_block_bytes_min));
+    }
 
     std::byte* at(std::uint64_t offset) { return memory_.data() + offset; }
     std::span<std::byte> memory() { return memory_; }
@@ -80,6 +91,7 @@ class BufferPool {
     static constexpr std::uint32_t orders = std::bit_width(limits::data_block_bytes_max / limits::page_bytes);
 
     static std::uint32_t order_of(std::uint32_t bytes);
+    void append(BufferWaiter& waiter);
     void push(FreeList& list, std::uint32_t page, std::uint8_t state);
     std::uint32_t pop(FreeList& list);
     void unlink(FreeList& list, std::uint32_t page);

@@ -301,7 +301,7 @@ inline std::uint16_t IoQueue::send(wire::Sqe sqe, std::vector<std::byte> data, b
     }
     if (admission.direction == nvme::DataDirection::to_controller) {
         const std::uint32_t wanted = std::max(admission.length, admission.buffer_bytes);
-        const auto buffer = host_.rig.buffers.allocate(wanted);
+        const auto buffer = queue->buffers().allocate(wanted);
         REQUIRE(buffer.has_value());
         slot.data_region = 0;
         slot.data_offset = *buffer;

@@ -40,7 +40,7 @@ bool LoopConnection::submit(const wire::Sqe& sqe, std::span<const std::byte> dat
     }
     if (admission.direction == nvme::DataDirection::to_controller && admission.length != 0) {
         const std::uint32_t bytes = std::max(admission.length, admission.buffer_bytes);
-        const auto buffer = buffers_.allocate(bytes);
+        const auto buffer = queue_.buffers().allocate(bytes);
         if (!buffer) {
             record.state = nvme::CommandState::ready;
             queue_.fail(*command, wire::status::transient_transport_error, false);

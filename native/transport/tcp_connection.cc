@@ -13,7 +13,8 @@
 namespace transport {
 
 TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots,
-                             nvme::Endpoint endpoint, DigestPolicies policies)
+                             nvme::Endpoint endpoint, DigestPolicies policies,
+                             std::shared_ptr<reactor::BufferShare> share)
     : around_(surroundings),
       socket_(socket),
       slots_(slots),
@@ -24,6 +25,9 @@ TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSl
              slots.commands),
       flush_(surroundings.reactor, *this),
       progress_(surroundings.reactor, *this) {
+    if (share != nullptr) {
+        queue_.draw_from(std::move(share));
+    }
     receive_operation_.connection = this;
     receive_operation_.complete = [](reactor::Operation& operation, std::int32_t result) {
         static_cast<SocketOperation&>(operation).connection->received(result);
@@ -37,7 +41,7 @@ TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSl
 
 TcpConnection::~TcpConnection() {
     EK_CHECK(!receive_armed_ && !send_armed_, "a connection ends after its operations");
-    around_.buffers.stop_waiting(*this);
+    queue_.buffers().stop_waiting(*this);
     count_unsent(0);
 }
 
@@ -124,7 +128,7 @@ void TcpConnection::begin_ending(const char* reason) {
         reason_ = reason;
     }
     stalled_ = false;
-    around_.buffers.stop_waiting(*this);
+    queue_.buffers().stop_waiting(*this);
     flush_.cancel();
     progress_.stop();
     waiting_first_ = waiting_last_ = nullptr;

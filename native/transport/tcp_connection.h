@@ -78,9 +78,10 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
         bool reads = true;  // false: no receive is begun, because the process is to be replaced
     };
 
-    // Takes `socket` (blocking mode) over; the owner closes it.
+    // Takes `socket` (blocking mode) over; the owner closes it. `share`: of the data buffers, without bound
+    // if null.
     TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots, nvme::Endpoint endpoint,
-                  DigestPolicies policies);
+                  DigestPolicies policies, std::shared_ptr<reactor::BufferShare> share = nullptr);
     ~TcpConnection() override;
 
     // A new connection: formats the record and begins to receive.

@@ -264,17 +264,17 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     const std::uint32_t buffer_bytes =
         to_controller && !from_stream ? std::max(transfer_bytes, admission.buffer_bytes) : 0;
     if (buffer_bytes != 0) {
-        const auto buffer = around_.buffers.allocate(buffer_bytes);
+        const auto buffer = queue_.buffers().allocate(buffer_bytes);
         if (!buffer) {
             queue_.release(*command);
             stalled_ = true;
-            around_.buffers.wait(*this);
+            queue_.buffers().wait(*this);
             return Step::stop;
         }
         record.data_region = MemoryRegions::data_pool;
         record.data_offset = *buffer;
         record.buffer_bytes = buffer_bytes;
-        command->data = around_.buffers.at(*buffer);
+        command->data = queue_.buffers().at(*buffer);
     }
     record.data_length = accepted ? admission.length : 0;
     record.direction = accepted ? admission.direction : nvme::DataDirection::none;

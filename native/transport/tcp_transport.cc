@@ -345,7 +345,18 @@ void TcpTransport::accepted_one(Listener& listener, std::int32_t result) {
 bool TcpTransport::admit_address(const std::string& address) {
     const auto found = by_address_.find(address);
     return !free_slots_.empty() &&
-           (found == by_address_.end() || found->second < limits_.connections_per_address);
+           (found == by_address_.end() || found->second.connections < limits_.connections_per_address);
+}
+
+TcpTransport::OfAddress& TcpTransport::of_address(const std::string& address) {
+    OfAddress& found = by_address_[address];
+    if (found.share == nullptr) {
+        // Half of the buffers: what one host leaves unsent and untaken never stops the others.
+        found.share = std::make_shared<reactor::BufferShare>(
+            around_.buffers,
+            std::max<std::uint64_t>(around_.buffers.bytes_total() / 2, limits::data_block_bytes_max));
+    }
+    return found;
 }
 
 // Of the listener whose place the connection came to: also for one that a keeper accepted, or a predecessor.
@@ -378,13 +389,14 @@ bool TcpTransport::take(int socket, std::uint64_t id, bool discovery_only) {
         return false;
     }
     ++accepted_;
-    ++by_address_[endpoint.peer_address];
+    OfAddress& peer = of_address(endpoint.peer_address);
+    ++peer.connections;
     const std::uint32_t slot = free_slots_.back();
     free_slots_.pop_back();
     next_id_ = std::max(next_id_, id + 1);
     const DigestPolicies policies = policies_for(endpoint);
-    connections_[slot] =
-        std::make_unique<TcpConnection>(around_, socket, slots_of(slot), std::move(endpoint), policies);
+    connections_[slot] = std::make_unique<TcpConnection>(around_, socket, slots_of(slot), std::move(endpoint),
+                                                         policies, peer.share);
     connections_[slot]->open(id);
     return true;
 }
@@ -403,13 +415,14 @@ TcpTransport::Adoption TcpTransport::adopt(int socket, std::uint64_t id, bool di
         }
         const nvme::Endpoint endpoint = endpoint_of(socket, discovery_only);
         auto connection =
-            std::make_unique<TcpConnection>(around_, socket, slots, endpoint, policies_for(endpoint));
+            std::make_unique<TcpConnection>(around_, socket, slots, endpoint, policies_for(endpoint),
+                                            of_address(endpoint.peer_address).share);
         if (!connection->adopt()) {
             why = connection->reason();
             break;  // its slots stay as they are until forget_unadopted
         }
         std::erase(free_slots_, slot);
-        ++by_address_[endpoint.peer_address];
+        ++of_address(endpoint.peer_address).connections;
         connections_[slot] = std::move(connection);
         set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1);  // pushes what a dead MSG_MORE held back
         connections_[slot]->resume();
@@ -461,7 +474,7 @@ void TcpTransport::reap() {
         ::close(socket);
         free_slots_.push_back(slot);
         if (const auto found = by_address_.find(address);
-            found != by_address_.end() && --found->second == 0) {
+            found != by_address_.end() && --found->second.connections == 0) {
             by_address_.erase(found);
         }
         const std::string kind = reason.substr(0, reason.find(':'));

@@ -132,6 +132,12 @@ class TcpTransport {
     base::Result<int> open_listener(const ListenerSpec& spec);
     TcpSlots slots_of(std::uint32_t number);
     bool admit_address(const std::string& address);
+    // What connections from one address have together.
+    struct OfAddress {
+        std::uint32_t connections = 0;
+        std::shared_ptr<reactor::BufferShare> share;
+    };
+    OfAddress& of_address(const std::string& address);
     DigestPolicies policies_for(const nvme::Endpoint& endpoint) const;
     void drop_listener(Listener& listener);
     void reap();
@@ -149,7 +155,7 @@ class TcpTransport {
     TcpConnection::Surroundings around_;
     std::vector<std::unique_ptr<TcpConnection>> connections_;  // by slot
     std::vector<std::uint32_t> free_slots_;
-    std::map<std::string, std::uint32_t> by_address_;
+    std::map<std::string, OfAddress> by_address_;
     std::vector<std::unique_ptr<Listener>> listeners_;
     std::vector<std::unique_ptr<Listener>> closing_listeners_;
     std::vector<TcpConnection*> ended_;

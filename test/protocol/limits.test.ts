@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { after, afterEach, before, suite, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { Admin, blockRange, Io, Status, sqe } from "./host/command.js";
-import { adminConnect, type Controller, connectQueue, hostNamed, read } from "./host/controller.js";
+import { adminConnect, type Controller, connectQueue, hostNamed, read, write } from "./host/controller.js";
 import { until, within } from "./host/deadline.js";
 import { connect, Ns, pattern, randomFrom, standardConfig, subnqn } from "./host/fixture.js";
 import { capsule, commonHeader, icReq, noDigests, type Pdu, PduType } from "./host/pdu.js";
@@ -201,6 +201,62 @@ suite("connection limits", () => {
       connections?: unknown[];
     };
     return (status.connections ?? status.engine?.connections ?? []).length;
+  }
+});
+
+suite("data buffers", () => {
+  let server: Server;
+  before(async () => {
+    server = await Server.make((directory) => standardConfig(directory, { limits: { memory: "16MiB" } }));
+  });
+  after(async () => server?.stop());
+
+  const mebibyte = { nsid: Ns.ram4k, ...blockRange(0n, 256) };
+  const greed: [string, (queue: QueuePair) => void][] = [
+    [
+      "is asked for data and sends none",
+      (queue) =>
+        queue
+          .submit(
+            { opcode: Io.write, ...mebibyte },
+            { pointer: { kind: "transport", length: 1 << 20 }, onR2t: () => undefined },
+          )
+          .result.catch(() => undefined),
+    ],
+    [
+      "asks for data and takes none",
+      (queue) => {
+        queue.wire.pause();
+        queue.submit({ opcode: Io.read, ...mebibyte }, { receive: 1 << 20 }).result.catch(() => undefined);
+      },
+    ],
+  ];
+  for (const [index, [what, command]] of greed.entries()) {
+    test(`a host that ${what} leaves room for others`, async () => {
+      const greedy = await connect(server, {
+        endpoint: { ...server.endpoint(), from: `127.0.3.${index + 1}` },
+        host: hostNamed("greedy"),
+        opening: { maxR2t: 31 },
+      });
+      for (let qid = 1; qid <= 8; qid += 1) await greedy.openQueue(qid, 128);
+      for (const queue of greedy.queues) for (let count = 0; count < 31; count += 1) command(queue);
+      // Far below transfer_timeout (30 s), after which the greedy connections end.
+      const other = await within(connect(server, { host: hostNamed("other") }), "another host", 15_000);
+      const queue = await other.openQueue(1);
+      for (let count = 0; count < 20; count += 1) {
+        const data = pattern(1 << 20, count);
+        const written = await within(
+          write(queue, 0n, data, 4096, { nsid: Ns.ram4k }),
+          "a write beside it",
+          15_000,
+        );
+        assert.equal(written.status, 0);
+        const got = await within(read(queue, 0n, 256, 4096, Ns.ram4k), "a read beside it", 15_000);
+        assert.equal(got.status, 0);
+      }
+      other.close();
+      greedy.close();
+    });
   }
 });
 

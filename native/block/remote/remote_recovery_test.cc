@@ -300,7 +300,7 @@ TEST_CASE("an identity is compared with one of its kind, and asked for again if 
     // One that was known by its serial number is the same when it tells more.
     spec.known = {ScriptedTarget::blocks_default * page, page, "serial." + std::string(20, '1') + ".1"};
     Device& known = *rig.make(spec).value();
-    REQUIRE(serves(rig, known));
+    REQUIRE(rig.serves(known));
     CHECK(known.identity() == "nguid.01000000000000000000000000000000");
     rig.close("far");
     spec.known.identity = "serial.2.1";

@@ -215,13 +215,17 @@ base::Result<void> Migration::restart() {
     if (const std::string why = misfit(); !why.empty()) {
         return base::Error{"E_INVALID", describe_device(spec_) + why};
     }
-    map_.begin_again();
     reason_.clear();
     told_complete_ = false;
-    cursor_ = 0;
-    pace_.start_after(0);
+    copy_from_start();
     tell_changed();
     return {};
+}
+
+void Migration::copy_from_start() {
+    map_.begin_again();
+    cursor_ = 0;
+    pace_.start_after(0);
 }
 
 // What the source lost the destination may have, and nobody knows what of the copy was flushed. A device
@@ -232,12 +236,10 @@ void Migration::look_for_losses() {
         return;
     }
     EK_CRASH_POINT("migration.lost");
-    map_.clear_copied(0, map_.regions() - 1);
     for (Copier& copier : copiers_) {
         copier.in_vain = copier.step != Copier::Step::idle;
     }
-    cursor_ = 0;
-    pace_.start_after(0);
+    copy_from_start();
 }
 
 void Migration::command(const Command& command, CommandDone done) {

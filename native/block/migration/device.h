@@ -97,6 +97,7 @@ class Migration final : public Device {
     std::string trouble(const char* what, std::uint64_t offset, Status status) const;
     void fail(const std::string& reason);
     base::Result<void> restart();
+    void copy_from_start();
     void look_for_losses();
 
     Child& take_child(Request& request);

@@ -56,10 +56,19 @@ void Mirror::examine(Lane& lane) {
         load_pages(lane.offset, lane.length);
         return;
     }
+    read_all_legs(lane, mask_of(LegState::up), &Mirror::unread_in_examination, &Mirror::examined);
+}
+
+// The range is held. `unread` is told of each leg that could not be read, `all_read` once all have answered;
+// a volume that is lost meanwhile asks no further leg.
+void Mirror::read_all_legs(Lane& lane, std::uint32_t slots, LaneUnread unread, LaneStep all_read) {
+    lane.unread = unread;
+    lane.all_read = all_read;
     lane.outstanding = 1;
     for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
         Leg* const leg = leg_of_slot(slot);
-        if (leg == nullptr || leg->state != LegState::up || lane.epoch != epoch_) {
+        const bool wanted = (slots & (1u << slot)) != 0 && leg != nullptr && leg->state == LegState::up;
+        if (!wanted || lane.epoch != epoch_) {
             continue;
         }
         lane.others[slot] = buffers_.take(lane.length);
@@ -75,17 +84,21 @@ void Mirror::examine(Lane& lane) {
                     lane.read_ok |= asked.bit();
                 } else {
                     ++asked.read_errors;
-                    if (status == Status::gone && lane.epoch == epoch_) {
-                        fail_leg(asked, "read: gone");
-                    }
+                    (this->*lane.unread)(lane, asked, status);
                 }
                 if (--lane.outstanding == 0) {
-                    examined(lane);
+                    (this->*lane.all_read)(lane);
                 }
             });
     }
     if (--lane.outstanding == 0) {
-        examined(lane);
+        (this->*lane.all_read)(lane);
+    }
+}
+
+void Mirror::unread_in_examination(Lane& lane, Leg& leg, Status status) {
+    if (status == Status::gone && lane.epoch == epoch_) {
+        fail_leg(leg, "read: gone");
     }
 }
 

@@ -161,6 +161,8 @@ class Mirror final : public Device {
     };
     // A copy of a piece from leg to leg, or a comparison.
     struct Lane;
+    using LaneStep = void (Mirror::*)(Lane& lane);
+    using LaneUnread = void (Mirror::*)(Lane& lane, Leg& leg, Status status);
     struct LaneHold : ExtentHold {
         Lane* lane = nullptr;
     };
@@ -188,8 +190,10 @@ class Mirror final : public Device {
         std::vector<std::uint8_t> wrong;  // for each block the slots whose legs must be written
         std::uint64_t different = 0;      // blocks that were not the same everywhere
         std::uint64_t mended = 0;
-        std::uint64_t hopeless = 0;  // blocks that are corrupt on every leg
-        void (Mirror::*ended)(Lane& lane) = nullptr;
+        std::uint64_t hopeless = 0;   // blocks that are corrupt on every leg
+        LaneUnread unread = nullptr;  // while all legs are read
+        LaneStep all_read = nullptr;
+        LaneStep ended = nullptr;
     };
     // A group of pages of checksums that is being read.
     struct Load {
@@ -324,6 +328,7 @@ class Mirror final : public Device {
     void stop_scrub();
     void scrub_step();
     void scrub_read(Lane& lane);
+    void unread_in_scrub(Lane& lane, Leg& leg, Status status);
     void scrub_compare(Lane& lane);
     void scrub_piece_ended(Lane& lane);
 
@@ -331,6 +336,8 @@ class Mirror final : public Device {
     void examine_for(Op& op);
     void next_examination();
     void examine(Lane& lane);
+    void read_all_legs(Lane& lane, std::uint32_t slots, LaneUnread unread, LaneStep all_read);
+    void unread_in_examination(Lane& lane, Leg& leg, Status status);
     void examined(Lane& lane);
     void judge_block(Lane& lane, std::uint64_t at);
     void mend(Lane& lane);

@@ -74,37 +74,14 @@ void Mirror::scrub_read(Lane& lane) {
         examine(lane);
         return;
     }
-    lane.outstanding = 1;
-    for (std::uint32_t slot = 0; slot < legs_max && !skip; ++slot) {
-        Leg* const leg = leg_of_slot(slot);
-        if (leg == nullptr || leg->state != LegState::up) {
-            continue;
-        }
-        lane.others[slot] = buffers_.take(lane.length);
-        ++lane.outstanding;
-        ask(*leg,
-            {.offset = lane.offset,
-             .length = lane.length,
-             .data = lane.others[slot]->data,
-             .buffer = lane.others[slot]},
-            [this, &lane](Leg& asked, Status status) {
-                if (status == Status::ok) {
-                    lane.read_ok |= asked.bit();
-                } else {
-                    ++asked.read_errors;
-                    if (status == Status::gone) {
-                        fail_leg(asked, "read: gone");
-                    } else if (status == Status::medium_error && scrub_.repair) {
-                        want_repair(asked, lane.offset, lane.length);
-                    }
-                }
-                if (--lane.outstanding == 0) {
-                    scrub_compare(lane);
-                }
-            });
-    }
-    if (--lane.outstanding == 0) {
-        scrub_compare(lane);
+    read_all_legs(lane, skip ? 0 : mask_of(LegState::up), &Mirror::unread_in_scrub, &Mirror::scrub_compare);
+}
+
+void Mirror::unread_in_scrub(Lane& lane, Leg& leg, Status status) {
+    if (status == Status::gone) {
+        fail_leg(leg, "read: gone");
+    } else if (status == Status::medium_error && scrub_.repair) {
+        want_repair(leg, lane.offset, lane.length);
     }
 }
 

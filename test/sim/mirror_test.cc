@@ -1,7 +1,8 @@
 // A mirror whose legs fail, vanish and come back, whose process dies and whose power is cut, at random
 // moments in virtual time. What a host was told must hold: acknowledged changes are read back while the
 // machine runs, durable ones after a power cut, whatever legs are there; a leg that may be behind is not
-// served from; and in the end all legs are equal.
+// served from; and in the end all legs are equal. Media grow, with and without the process, and the volume
+// with them: what it was told to be large it stays, and nothing of what it had is lost.
 //
 // KEEL_SEED: the first seed (printed). KEEL_ROUNDS: how many rounds, each with the next seed.
 
@@ -35,8 +36,13 @@ using testing::SimKernel;
 
 constexpr std::uint32_t block_bytes = 4096;
 constexpr std::uint32_t sector_bytes = SimKernel::sector_bytes;
-constexpr std::uint32_t blocks = 48;
-constexpr std::uint64_t data_bytes = std::uint64_t{blocks} * block_bytes;
+// A medium and the volume grow in so many steps.
+constexpr std::uint32_t stages = 3;
+constexpr std::uint32_t blocks_of(std::uint32_t stage) { return 48 + 16 * stage; }
+constexpr std::uint32_t blocks = blocks_of(0);
+constexpr std::uint64_t bytes_of(std::uint32_t stage) {
+    return std::uint64_t{blocks_of(stage)} * block_bytes;
+}
 constexpr std::uint32_t region_bytes = 16384;
 constexpr std::uint32_t request_blocks_max = 5;
 constexpr std::size_t depth = 8;
@@ -52,19 +58,23 @@ struct Tally {
     std::uint64_t failed = 0;
     std::uint64_t reads = 0;
     std::uint64_t rotted = 0;
-    std::uint64_t witnessed = 0;  // a killed process's successor went on without a leg
+    std::uint64_t grown_media = 0;
+    std::uint64_t growths = 0;
+    std::uint64_t too_small = 0;   // a leg was refused since the volume has grown
+    std::uint64_t unfinished = 0;  // the process ended while the volume grew
+    std::uint64_t witnessed = 0;   // a killed process's successor went on without a leg
 };
 
 // A leg's medium, and what is wrong with it at present.
 struct Medium {
-    explicit Medium(bool checksums) : descriptor(memfd_create("leg", MFD_CLOEXEC)) {
-        const std::uint64_t bytes =
-            block::mirror::leg_bytes_for(data_bytes, region_bytes, block_bytes, checksums);
-        CHECK(ftruncate(descriptor, static_cast<off_t>(bytes)) == 0);
+    explicit Medium(bool with_checksums)
+        : descriptor(memfd_create("leg", MFD_CLOEXEC)), checksums(with_checksums) {
+        grow_to(0);
         struct stat status {};
         fstat(descriptor, &status);
         inode = status.st_ino;
-        const auto layout = block::mirror::place({data_bytes, region_bytes, block_bytes, checksums}, bytes);
+        const auto layout = block::mirror::place({bytes_of(0), region_bytes, block_bytes, checksums},
+                                                 static_cast<std::uint64_t>(status.st_size));
         EK_CHECK(layout.has_value(), "a leg has room for what it carries");
         checksum_offset = layout->checksum_offset;
         map_offset = layout->map_offset;
@@ -72,11 +82,21 @@ struct Medium {
     Medium(const Medium&) = delete;
     Medium& operator=(const Medium&) = delete;
     ~Medium() { close(descriptor); }
+    void grow_to(std::uint32_t wanted) {
+        // With room for the records of before, beside those that come.
+        const std::uint64_t bytes =
+            block::mirror::leg_bytes_for(bytes_of(wanted), region_bytes, block_bytes, checksums) +
+            std::uint64_t{wanted} * 4 * block_bytes;
+        stage = wanted;
+        CHECK(ftruncate(descriptor, static_cast<off_t>(bytes)) == 0);
+    }
     std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor); }
 
     int descriptor;
+    bool checksums;
+    std::uint32_t stage = 0;
     ino_t inode = 0;
-    std::uint64_t checksum_offset = 0;
+    std::uint64_t checksum_offset = 0;  // before it grew
     std::uint64_t map_offset = 0;
     bool dead = false;
     bool late = false;        // its checksums arrive late, all else in time
@@ -87,7 +107,7 @@ struct Medium {
 struct Life {
     // `memory`: what outlives the process.
     Life(SimKernel& simulated, std::vector<std::unique_ptr<Medium>>& media, const block::MirrorSpec& mirror,
-         bool known, std::vector<std::byte>& memory)
+         std::uint64_t known_bytes, std::vector<std::byte>& memory)
         : kernel(simulated), rig(&simulated) {
         rig.environment.memory = [&memory](const std::string&, std::uint64_t bytes) {
             memory.resize(bytes);
@@ -98,8 +118,8 @@ struct Life {
         spec.name = "volume";
         spec.kind = "mirror";
         spec.mirror = mirror;
-        if (known) {
-            spec.known.size_bytes = data_bytes;
+        if (known_bytes != 0) {
+            spec.known.size_bytes = known_bytes;
             spec.known.block_bytes = block_bytes;
         }
         for (std::size_t i = 0; i < media.size(); ++i) {
@@ -132,7 +152,11 @@ struct Life {
 class Round {
   public:
     Round(std::uint64_t seed, Tally& tally)
-        : seed_(seed), tally_(tally), random_(seed), faults_(seed ^ 0xFA), model_(blocks * data_sectors) {
+        : seed_(seed),
+          tally_(tally),
+          random_(seed),
+          faults_(seed ^ 0xFA),
+          model_(blocks_of(stages - 1) * data_sectors) {
         const std::size_t legs = 2 + random_() % 2;
         mirror_.checksums = random_() % 3 != 0;
         rots_ = random_() % 2 == 0;
@@ -169,7 +193,8 @@ class Round {
     struct Slot : block::Request {
         Round* round = nullptr;
         bool busy = false;
-        bool counts = false;  // the one that waits for it still lives
+        bool counts = false;      // the one that waits for it still lives
+        std::uint32_t bears = 0;  // once it is done the host uses so many blocks
         std::uint64_t value = 0;
         DurabilityModel::Moment submitted = 0;
         std::vector<DurabilityModel::Place> places;
@@ -221,17 +246,18 @@ class Round {
             medium->flaky = 0;
             medium->late = false;
         }
-        if (known_ && chance(3) && rotted_.empty()) {
+        if (known_bytes_ != 0 && chance(3) && rotted_.empty()) {
             media_[random_() % media_.size()]->dead = true;
             ++tally_.hidden;
         }
         memory_.clear();
-        auto life = std::make_unique<Life>(kernel, media_, mirror_, known_, memory_);
+        grow_media(nullptr);
+        auto life = std::make_unique<Life>(kernel, media_, mirror_, known_bytes_, memory_);
         if (!wait_until_served(*life)) {
             finish_life(kernel, std::move(life));
             return;
         }
-        known_ = true;
+        look_at_size(*life);
         if (after_cut_) {
             look_at_everything(*life);
         }
@@ -240,8 +266,10 @@ class Round {
             send_random(*life);
             run_for(*life, random_() % 400 * base::microsecond);
             disturb(*life);
-            if (chance(60) || (std::exchange(critical_, false) && chance(2))) {
+            const bool grows = life->detail("growing") == "yes" && chance(4);
+            if (grows || chance(60) || (std::exchange(critical_, false) && chance(2))) {
                 ++tally_.deaths;
+                tally_.unfinished += life->detail("growing") == "yes" ? 1 : 0;
                 look_for_false_alarms(*life);
                 kernel.end_process();
                 forget_requests();
@@ -256,10 +284,12 @@ class Round {
                 if (hides) {
                     media_[random_() % media_.size()]->dead = true;
                 }
-                life = std::make_unique<Life>(kernel, media_, mirror_, known_, memory_);
+                grow_media(nullptr);
+                life = std::make_unique<Life>(kernel, media_, mirror_, known_bytes_, memory_);
                 if (!wait_until_served(*life)) {
                     break;
                 }
+                look_at_size(*life);
                 tally_.witnessed += hides && legs_dead() != 0 ? 1 : 0;
             }
             if (chance(40)) {
@@ -277,6 +307,7 @@ class Round {
 
     void finish_life(SimKernel& kernel, std::unique_ptr<Life> life) {
         ++tally_.cuts;
+        tally_.unfinished += life->detail("growing") == "yes" ? 1 : 0;
         look_for_false_alarms(*life);
         kernel.cut_power();
         forget_requests();
@@ -315,6 +346,49 @@ class Round {
             return false;
         }
         return true;
+    }
+
+    // --- what grows
+
+    // With a life its devices are told.
+    void grow_media(Life* life) {
+        for (std::size_t i = 0; i < media_.size(); ++i) {
+            if (media_[i]->stage + 1 < stages && chance(life != nullptr ? 2 : 30)) {
+                media_[i]->grow_to(media_[i]->stage + 1);
+                ++tally_.grown_media;
+                if (life != nullptr) {
+                    (void)life->rig.device(Life::name_of_leg(i)).resize(std::nullopt);
+                }
+            }
+        }
+    }
+
+    void look_at_size(Life& life) {
+        const std::uint64_t bytes = life.volume->describe().size_bytes;
+        if (bytes < told_bytes_) {
+            violate("it has " + std::to_string(bytes) + " bytes, and had " + std::to_string(told_bytes_));
+        }
+        told_bytes_ = bytes;
+        // Who records the size may not have had the time.
+        if (known_bytes_ == 0 || chance(4)) {
+            known_bytes_ = bytes;
+        }
+    }
+
+    // The host overwrites what is new before it uses it.
+    void use_new_blocks(Life& life) {
+        std::uint32_t stage = stages - 1;
+        while (stage != 0 && bytes_of(stage) > told_bytes_) {
+            --stage;
+        }
+        const bool under_way = std::any_of(slots_.begin(), slots_.end(),
+                                           [](const Slot& slot) { return slot.busy && slot.bears != 0; });
+        const auto free =
+            std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; });
+        if (blocks_of(stage) <= blocks_ || under_way || free == slots_.end()) {
+            return;
+        }
+        send(life, *free, Action::write_zeroes, blocks_, blocks_of(stage) - blocks_, blocks_of(stage));
     }
 
     // --- what goes wrong
@@ -365,7 +439,7 @@ class Round {
     bool is_stored(std::uint32_t block) const { return changed_[block] < flushed_; }
     // What was not stored when the process died or the power was cut is in doubt until it is written again.
     void doubt_what_is_not_stored() {
-        for (std::uint32_t block = 0; block < blocks; ++block) {
+        for (std::uint32_t block = 0; block < changed_.size(); ++block) {
             changed_[block] = is_stored(block) ? changed_[block] : DurabilityModel::never;
         }
     }
@@ -432,6 +506,24 @@ class Round {
     void disturb(Life& life) {
         look_for_rot();
         rot(life);
+        if (chance(40)) {
+            grow_media(&life);
+        }
+        if (chance(25)) {
+            const std::uint64_t before = life.volume->describe().size_bytes;
+            life.volume->command({"grow", {}}, [this, before, &life](base::Result<void> result) {
+                if (result.ok() && life.volume->describe().size_bytes <= before) {
+                    violate("it is said to have grown, and has not");
+                }
+                tally_.growths += result.ok() ? 1 : 0;
+            });
+        }
+        for (std::size_t i = 0; i < media_.size(); ++i) {
+            const std::string reason = life.detail("leg." + Life::name_of_leg(i) + ".reason");
+            tally_.too_small += reason.find("since the volume has grown") != std::string::npos ? 1 : 0;
+        }
+        look_at_size(life);
+        use_new_blocks(life);
         const bool fragile = is_fragile(life);
         if (!fragile && chance(25)) {
             Medium& medium = *media_[random_() % media_.size()];
@@ -495,7 +587,7 @@ class Round {
                                              Action::write, Action::flush, Action::write_zeroes};
         Slot& slot = *free;
         const std::uint32_t count = 1 + static_cast<std::uint32_t>(random_() % request_blocks_max);
-        const auto first = static_cast<std::uint32_t>(random_() % (blocks - count + 1));
+        const auto first = static_cast<std::uint32_t>(random_() % (blocks_ - count + 1));
         Action action = actions[random_() % std::size(actions)];
         action = action == Action::flush && !flushes_ ? Action::write : action;
         bool rotted = false;
@@ -506,13 +598,16 @@ class Round {
         send(life, slot, rotted ? Action::read : action, first, count);
     }
 
-    void send(Life& life, Slot& slot, Action action, std::uint32_t first, std::uint32_t count) {
+    void send(Life& life, Slot& slot, Action action, std::uint32_t first, std::uint32_t count,
+              std::uint32_t bears = 0) {
         slot.busy = slot.counts = true;
+        slot.bears = bears;
         slot.action = action;
         slot.offset = std::uint64_t{first} * block_bytes;
         slot.length = action == Action::flush ? 0 : std::uint64_t{count} * block_bytes;
         slot.data = slot.memory.data();
-        slot.force_unit_access = forces_ && action != Action::read && action != Action::flush && chance(4);
+        slot.force_unit_access =
+            bears != 0 || (forces_ && action != Action::read && action != Action::flush && chance(4));
         slot.value = action == Action::write ? ++values_ : 0;
         slot.places.clear();
         slot.submitted = model_.tick();
@@ -548,6 +643,9 @@ class Round {
         if (!slot.places.empty()) {
             note_change(slot, moment, ok && slot.force_unit_access);
         }
+        if (ok && slot.bears != 0) {
+            blocks_ = slot.bears;
+        }
         if (ok && slot.action == Action::flush) {
             model_.flushed(slot.submitted);
             flushed_ = std::max(flushed_, slot.submitted);
@@ -581,8 +679,8 @@ class Round {
     void look_at_everything(Life& life) {
         after_cut_ = false;
         // More than once: what was seen must be seen again, also before legs that differ were made equal.
-        for (std::uint32_t look = 0; look < 3 * blocks && violations_.empty(); ++look) {
-            const auto block = look < blocks ? look : static_cast<std::uint32_t>(random_() % blocks);
+        for (std::uint32_t look = 0; look < 3 * blocks_ && violations_.empty(); ++look) {
+            const auto block = look < blocks_ ? look : static_cast<std::uint32_t>(random_() % blocks_);
             testing::TestRequest request;
             request.length = block_bytes;
             request.offset = std::uint64_t{block} * block_bytes;
@@ -618,6 +716,8 @@ class Round {
             media_[i]->dead = false;
             media_[i]->flaky = 0;
             media_[i]->late = false;
+            media_[i]->grow_to(stages - 1);
+            (void)life.rig.device(Life::name_of_leg(i)).resize(std::nullopt);
         }
         for (int second = 0; second < 60; ++second) {
             for (std::size_t i = 0; i < media_.size(); ++i) {
@@ -659,6 +759,8 @@ class Round {
             }
             EK_CHECK(flush.completed == 1, "what was mended is flushed");
         }
+        look_at_size(life);
+        const std::uint64_t data_bytes = told_bytes_;
         std::vector<std::byte> contents[8];
         for (std::size_t i = 0; i < media_.size(); ++i) {
             contents[i].resize(data_bytes);
@@ -669,7 +771,7 @@ class Round {
                 violate("legs differ in the end");
             }
         }
-        for (std::uint32_t sector = 0; sector < blocks * data_sectors && violations_.empty(); ++sector) {
+        for (std::uint32_t sector = 0; sector < blocks_ * data_sectors && violations_.empty(); ++sector) {
             std::uint64_t value = 0;
             std::memcpy(&value, contents[0].data() + std::size_t{sector} * sector_bytes, 8);
             if (!model_.may_be_read(sector, value, model_.tick())) {
@@ -688,17 +790,20 @@ class Round {
     block::MirrorSpec mirror_;
     std::vector<std::byte> memory_;
     bool rots_ = false;
-    bool critical_ = false;  // a death just now may show more than others
-    bool forces_ = true;     // writes with forced unit access
-    bool flushes_ = true;    // now and then
-    bool known_ = false;
+    bool critical_ = false;          // a death just now may show more than others
+    bool forces_ = true;             // writes with forced unit access
+    bool flushes_ = true;            // now and then
+    std::uint64_t known_bytes_ = 0;  // that the mirror is told when it is made
+    std::uint64_t told_bytes_ = 0;   // that the host has seen
+    std::uint32_t blocks_ = blocks;  // that it uses
     bool after_cut_ = false;
     bool flushed_since_cut_ = true;
     std::uint64_t values_ = 0;
     std::array<Slot, depth> slots_;
-    std::array<DurabilityModel::Moment, blocks> changed_;  // when the last change of a block ended
-    DurabilityModel::Moment ill_at_ = 0;                   // when a medium was dead or flaky last
-    DurabilityModel::Moment flushed_ = 1;                  // when the last flush that succeeded was submitted
+    std::array<DurabilityModel::Moment, blocks_of(stages - 1)>
+        changed_;                          // when the last change of a block ended
+    DurabilityModel::Moment ill_at_ = 0;   // when a medium was dead or flaky last
+    DurabilityModel::Moment flushed_ = 1;  // when the last flush that succeeded was submitted
     std::vector<std::pair<std::size_t, std::uint32_t>> rotted_;  // leg, block
     std::vector<std::string> violations_;
 };
@@ -731,14 +836,16 @@ TEST_CASE(
     std::printf(
         "%llu cuts, %llu deaths, %llu legs lost, %llu taken back, %llu hidden at power on, "
         "%llu times rightly not served, %llu acknowledged, %llu failed, %llu reads, %llu blocks rotted, %llu "
-        "times "
-        "a successor went on without a leg\n",
+        "times a successor went on without a leg, %llu media grown, %llu times the volume, %llu times cut "
+        "short, a leg found too small %llu times\n",
         static_cast<unsigned long long>(tally.cuts), static_cast<unsigned long long>(tally.deaths),
         static_cast<unsigned long long>(tally.losses), static_cast<unsigned long long>(tally.returns),
         static_cast<unsigned long long>(tally.hidden), static_cast<unsigned long long>(tally.refusals),
         static_cast<unsigned long long>(tally.acknowledged), static_cast<unsigned long long>(tally.failed),
         static_cast<unsigned long long>(tally.reads), static_cast<unsigned long long>(tally.rotted),
-        static_cast<unsigned long long>(tally.witnessed));
+        static_cast<unsigned long long>(tally.witnessed), static_cast<unsigned long long>(tally.grown_media),
+        static_cast<unsigned long long>(tally.growths), static_cast<unsigned long long>(tally.unfinished),
+        static_cast<unsigned long long>(tally.too_small));
     if (rounds >= 30) {
         CHECK(tally.cuts > 0);
         CHECK(tally.deaths > 0);
@@ -748,5 +855,8 @@ TEST_CASE(
         CHECK(tally.reads > 0);
         CHECK(tally.rotted > 0);
         CHECK(tally.witnessed > 0);
+        CHECK(tally.growths > 0);
+        CHECK(tally.unfinished > 0);
+        CHECK(tally.too_small > 0);
     }
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { complete } from "../../dist/config/complete.js";
-import { describeStep, diff, mirrorOfResized, type Step } from "../../dist/config/diff.js";
+import { describeStep, diff, mirrorOfShrunk, mirrorsOfGrown, type Step } from "../../dist/config/diff.js";
 import { addNode, removeNode, removeStorage, startStorage } from "../../dist/config/dst.js";
 import { parseDocument, parseSources } from "../../dist/config/load.js";
 import { Reconciler } from "../../dist/control/reconciler.js";
@@ -231,20 +231,28 @@ test("a leg is replaced in one change: the new one is taken first, unless it nee
   assert.equal(legs({ c: { delay: "d" }, d: file("/a") })[0], "~ device safe remove leg");
 });
 
-test("a leg of a mirror keeps its size, also one that stands on others", () => {
+test("a leg of a mirror does not shrink, also one that stands on others, and the mirror grows with all of them", () => {
   const before = stateOf({ a: ram, b: ram, c: { delay: "b" }, d: ram, safe: { mirror: ["a", "c"] } }, [
     "safe",
   ]);
-  const sized = (name: string): ReturnType<typeof mirrorOfResized> => {
-    const devices = { a: ram, b: ram, c: { delay: "b" }, d: ram, [name]: { ram: "2MiB" } };
-    return mirrorOfResized(
-      diff(before, stateOf({ ...devices, safe: { mirror: ["a", "c"] } }, ["safe"])),
-      before,
-    );
+  const sized = (size: string, ...names: string[]): State => {
+    const others = Object.fromEntries(names.map((name) => [name, { ram: size }]));
+    const devices = { a: ram, b: ram, c: { delay: "b" }, d: ram, ...others };
+    return stateOf({ ...devices, safe: { mirror: ["a", "c"] } }, ["safe"]);
   };
-  assert.deepEqual(sized("a"), { leg: "a", mirror: "safe" });
-  assert.deepEqual(sized("b"), { leg: "b", mirror: "safe" });
-  assert.equal(sized("d"), null);
+  const shrunk = (name: string): ReturnType<typeof mirrorOfShrunk> =>
+    mirrorOfShrunk(diff(before, sized("64KiB", name)), before);
+  assert.deepEqual(shrunk("a"), { leg: "a", mirror: "safe" });
+  assert.deepEqual(shrunk("b"), { leg: "b", mirror: "safe" });
+  assert.equal(shrunk("d"), null);
+  const grown = (...names: string[]): string[] => {
+    const after = sized("2MiB", ...names);
+    assert.equal(mirrorOfShrunk(diff(before, after), before), null);
+    return mirrorsOfGrown(diff(before, after), after);
+  };
+  assert.deepEqual(grown("a", "b"), ["safe"]);
+  assert.deepEqual(grown("a"), []);
+  assert.deepEqual(grown("d"), []);
 });
 
 test("a leg that is set free can be used elsewhere in the same change", () => {

@@ -165,6 +165,15 @@ const mirrors: readonly Method[] = [
     ({ server }, { mirror, repair }) => server.volumes.scrub(mirror, repair ?? false),
   ),
   method(
+    "keel.mirror.grow",
+    "Makes a mirror as large as its legs are by now. Answers the size.",
+    z.strictObject({ mirror: z.string() }),
+    async ({ server }, { mirror }) => {
+      server.volumes.findMirror(mirror);
+      return { sizeBytes: await server.rescan(mirror) };
+    },
+  ),
+  method(
     "keel.mirror.rate",
     "How many bytes per second a resync may copy; 0: as fast as the legs allow.",
     z.strictObject({ mirror: z.string(), rate: size, ...changeOptions }),

@@ -235,6 +235,10 @@ function mirrors(program: Command): void {
     .argument("<mirror>", "the mirror")
     .option("--repair", "make them equal where they differ")
     .action(async (name, options) => (await volumeCommands()).scrubCommand(name, options));
+  asking(mirror.command("grow"))
+    .description("make it as large as its legs are by now, while it is used")
+    .argument("<mirror>", "the mirror")
+    .action(async (name, options) => (await volumeCommands()).mirrorGrowCommand(name, options));
   changing(mirror.command("rate"))
     .description("how much a resync may copy per second")
     .argument("<mirror>", "the mirror")

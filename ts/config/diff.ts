@@ -350,7 +350,7 @@ export function advance(state: State, step: Step): State {
 }
 
 /** The first mirror that a step takes the records from: they lie at the end of its legs. Null: none. */
-export function mirrorOfResized(
+export function mirrorOfShrunk(
   steps: readonly Step[],
   current: State,
 ): { readonly leg: string; readonly mirror: string } | null {
@@ -361,11 +361,27 @@ export function mirrorOfResized(
   };
   const mirrors = current.devices.filter(({ kind }) => kind === "mirror");
   for (const step of steps) {
-    if (step.type !== "resize-device") continue;
+    if (step.type !== "resize-device" || step.sizeBytes >= step.from) continue;
     const above = mirrors.find((mirror) => standsOn(mirror).flatMap(below).includes(step.name));
     if (above !== undefined) return { leg: step.name, mirror: above.name };
   }
   return null;
+}
+
+/** Mirrors of which all legs grow: they can grow as well. */
+export function mirrorsOfGrown(steps: readonly Step[], desired: State): string[] {
+  const grown = new Set<string>();
+  for (const step of steps) {
+    if (step.type === "resize-device" && step.sizeBytes > step.from) grown.add(step.name);
+  }
+  const grows = (name: string): boolean => {
+    const device = desired.devices.find((one) => one.name === name);
+    const below = device === undefined ? [] : standsOn(device);
+    return grown.has(name) || (below.length > 0 && below.every(grows));
+  };
+  return desired.devices
+    .filter(({ kind, name }) => kind === "mirror" && grown.size > 0 && grows(name))
+    .map(({ name }) => name);
 }
 
 /** What a step would destroy for good, in words, or null. */

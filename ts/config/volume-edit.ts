@@ -102,7 +102,7 @@ export const isMigrating = (raw: JsonObject, name: string): boolean => {
 };
 
 /** A list of parts that a device of this kind has. */
-function partsOfKind(raw: JsonObject, name: string, kind: "mirror" | "linear" | "stripe"): Json[] {
+export function partsOfKind(raw: JsonObject, name: string, kind: "mirror" | "linear" | "stripe"): Json[] {
   const parts = findDevice(raw, name)[kind];
   if (Array.isArray(parts)) return parts;
   throw new KeelError("E_UNSUPPORTED", `device "${name}" is no ${kind}`);

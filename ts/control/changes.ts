@@ -5,7 +5,15 @@
 // is impossible. A change that fails is undone and its record taken back. So after any kill there is the old
 // configuration or the new one.
 
-import { dataLost, describeStep, diff, mirrorOfResized, type Step, unchangedCount } from "../config/diff.js";
+import {
+  dataLost,
+  describeStep,
+  diff,
+  mirrorOfShrunk,
+  mirrorsOfGrown,
+  type Step,
+  unchangedCount,
+} from "../config/diff.js";
 import { type Loaded, parseDocument } from "../config/load.js";
 import { KeelError, toKeelError } from "../model/errors.js";
 import { type JsonObject, sameJson } from "../model/json.js";
@@ -52,14 +60,14 @@ function refuseMigrating(steps: readonly Step[]): void {
   });
 }
 
-/** A leg that has another size is not recognised at the next start. */
-function refuseResizedLegs(steps: readonly Step[], current: State): void {
-  const found = mirrorOfResized(steps, current);
+/** What a mirror keeps at the end of its legs would be lost. */
+function refuseShrunkLegs(steps: readonly Step[], current: State): void {
+  const found = mirrorOfShrunk(steps, current);
   if (found === null) return;
   throw new KeelError(
     "E_UNSUPPORTED",
-    `device "${found.leg}" is a leg of mirror "${found.mirror}", whose records lie at its end: it keeps its size`,
-    { fix: "make a mirror of larger devices, and keel device migrate the volume to it" },
+    `device "${found.leg}" is a leg of mirror "${found.mirror}", whose records lie at its end: it can grow only`,
+    { fix: "make a mirror of smaller devices, and copy what is to stay" },
   );
 }
 
@@ -193,8 +201,14 @@ export class Changes {
       if (!this.reconciler.actual.devices.some(({ name }) => name === device)) {
         throw new KeelError("E_NOT_FOUND", `there is no device "${device}"`);
       }
+      const mirror = this.reconciler.actual.devices.some(
+        ({ name, kind }) => name === device && kind === "mirror",
+      );
       try {
-        return await this.parts.engine.resizeDevice(device, null);
+        if (mirror) await this.growMirror(device);
+        const bytes = await this.parts.engine.resizeDevice(device, null);
+        if (mirror) await this.rememberMedia();
+        return bytes;
       } catch (thrown) {
         throw toKeelError(thrown);
       }
@@ -263,7 +277,7 @@ export class Changes {
     const inPlace = new Set(options.inPlace ?? []);
     const steps = diff(this.reconciler.actual, next.state, inPlace);
     refuseMigrating(steps);
-    refuseResizedLegs(steps, this.reconciler.actual);
+    refuseShrunkLegs(steps, this.reconciler.actual);
     const lost = steps.map(dataLost).filter((text) => text !== null);
     const result: ChangeResult = {
       applied: !options.dryRun,
@@ -297,9 +311,31 @@ export class Changes {
     await forgetProtections(directory, this.wanted.desired.state, this.parts.log);
     this.report(steps);
     await nameVolumes(this.parts.directory, raw);
+    await this.growMirrors(mirrorsOfGrown(steps, next.state));
     await this.rememberMedia();
     this.scheduleRetry();
     return result;
+  }
+
+  /** The legs have what was asked for; a mirror that cannot follow now follows by command. */
+  private async growMirrors(names: readonly string[]): Promise<void> {
+    for (const device of names) {
+      try {
+        await this.growMirror(device);
+      } catch (thrown) {
+        const { message } = toKeelError(thrown);
+        const text = `device ${device} has not grown with its legs: ${message}; later: keel mirror grow ${device}`;
+        this.events.add("warn", text);
+        this.parts.log.warn({ area: "config", device }, text);
+      }
+    }
+  }
+
+  private async growMirror(device: string): Promise<void> {
+    const what = `device ${device}: grow`;
+    await withDeadline(this.parts.engine.deviceCommand(device, "grow", {}), commandDeadlineMs, what);
+    this.events.add("info", what);
+    this.parts.log.info({ area: "config", device }, what);
   }
 
   /** Hosts that are connected now would lose a disk: that must be meant. */

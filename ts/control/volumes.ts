@@ -18,6 +18,7 @@ import {
   growLinear,
   isMigrating,
   type Place,
+  partsOfKind,
   removeLeg,
   replaceDevice,
   replaceLeg,
@@ -140,6 +141,11 @@ export class Volumes {
   async replaceLeg(mirror: string, leg: string, device: string, options: ChangeOptions): Promise<WithJob> {
     const result = await this.host.change((raw) => replaceLeg(raw, mirror, leg, device), options);
     return this.withJob(result, () => this.host.jobs.begin("resync", mirror, device));
+  }
+
+  /** Throws if it is none. */
+  findMirror(mirror: string): void {
+    partsOfKind(structuredClone(this.host.configuration()), mirror, "mirror");
   }
 
   setRate(mirror: string, rate: string, options: ChangeOptions): Promise<ChangeResult> {

@@ -131,8 +131,8 @@ void Mirror::try_start() {
         return;
     }
     const Superblock newest = *found[static_cast<std::size_t>(judgement.newest)];
-    const bool size_differs =
-        spec_.known.size_bytes != 0 && spec_.known.size_bytes != newest.geometry.data_bytes;
+    // It may have grown, and nobody was told.
+    const bool size_differs = spec_.known.size_bytes > newest.geometry.data_bytes;
     const bool blocks_differ =
         spec_.known.block_bytes != 0 && spec_.known.block_bytes != newest.geometry.block_bytes;
     if (size_differs || blocks_differ) {
@@ -144,8 +144,13 @@ void Mirror::try_start() {
         return;
     }
     // In memory the map may be ahead of what is on the legs.
-    if (!ever_served_ || geometry_ != newest.geometry) {
+    const bool resized = geometry_.grows_to(newest.geometry) || newest.geometry.grows_to(geometry_);
+    if (!ever_served_ || (geometry_ != newest.geometry && !resized)) {
         map_.reset(newest.geometry);
+    } else if (resized) {
+        map_.resize(newest.geometry);
+        region_ = 0;
+        region_open_ = false;
     }
     geometry_ = newest.geometry;
     sums_.reset(geometry_);
@@ -161,12 +166,17 @@ void Mirror::try_start() {
     for (std::size_t i = 0; i < legs.size(); ++i) {
         Leg& leg = *legs[i];
         leg.slot = -1;
-        const int slot = leg.found && leg.found->geometry == geometry_ ? newest.slot_of(leg.found->leg) : -1;
-        if (slot < 0) {
+        // One that had no time to record that the volume has grown does that now.
+        const bool grows = leg.found && leg.found->geometry.grows_to(geometry_);
+        const bool shaped = leg.found && (grows || leg.found->geometry == geometry_);
+        const int slot = shaped ? newest.slot_of(leg.found->leg) : -1;
+        const auto layout = shaped ? layout_for(leg) : std::nullopt;
+        if (slot < 0 || !layout) {
             continue;
         }
         leg.slot = slot;
-        leg.layout = *place(geometry_, leg.bytes);
+        leg.layout = *layout;
+        leg.map_needed = grows && judgement.verdicts[i] == Verdict::up;
         leg.agreed = leg.found->events;
         leg.next = 0;
         if (judgement.verdicts[i] == Verdict::up) {

@@ -25,6 +25,31 @@ void Checksums::reset(const Geometry& geometry) {
     zero_sum_ = sum_of(std::span(zeroes).first(geometry.block_bytes));
 }
 
+void Checksums::grow(const Geometry& geometry) {
+    if (!enabled()) {
+        return;
+    }
+    const std::uint64_t before = blocks_;
+    const std::uint64_t last_group = (pages_.size() - 1) / group_pages;
+    const bool here = has_group(last_group);
+    pages_.resize(geometry.checksum_pages());
+    blocks_ = geometry.data_bytes / block_bytes_;
+    if (!here) {
+        return;
+    }
+    const std::uint64_t first = last_group * group_pages;
+    for (std::uint64_t number = first; number < first + pages_of_group(last_group); ++number) {
+        if (pages_[number] == nullptr) {
+            pages_[number] = std::make_unique<Page>();
+        }
+        const std::uint64_t begin = std::max(before, number * sums_per_page);
+        const std::uint64_t end = number * sums_per_page + blocks_of_page(number);
+        if (begin < end) {
+            forget(begin * block_bytes_, (end - begin) * block_bytes_);
+        }
+    }
+}
+
 std::uint64_t Checksums::pages_of_group(std::uint64_t group) const {
     return std::min<std::uint64_t>(group_pages, pages_.size() - group * group_pages);
 }
@@ -182,6 +207,14 @@ void Checksums::write_again(std::uint64_t offset, std::uint64_t length) {
     const std::uint64_t page_bytes = block_bytes_ * sums_per_page;
     for (std::uint64_t page = offset / page_bytes; page <= (offset + length - 1) / page_bytes; ++page) {
         mark_dirty(page);
+    }
+}
+
+void Checksums::write_all_again() {
+    for (std::uint64_t page = 0; page < pages_.size(); ++page) {
+        if (pages_[page] != nullptr) {
+            mark_dirty(page);
+        }
     }
 }
 

@@ -48,6 +48,8 @@ class Checksums {
 
     // Forgets everything; without checksums in the geometry nothing is kept.
     void reset(const Geometry& geometry);
+    // The volume has grown: of the new blocks nothing is recorded.
+    void grow(const Geometry& geometry);
     bool enabled() const { return !pages_.empty(); }
 
     std::uint64_t pages() const { return pages_.size(); }
@@ -74,6 +76,7 @@ class Checksums {
     void forget(std::uint64_t offset, std::uint64_t length);
     // A leg may lack them.
     void write_again(std::uint64_t offset, std::uint64_t length);
+    void write_all_again();  // that are here
 
     // Pages that differ from what is on the legs.
     bool any_dirty() const { return !dirty_.empty(); }

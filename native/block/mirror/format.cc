@@ -14,6 +14,7 @@ namespace {
 constexpr char magic[8] = {'K', 'E', 'E', 'L', 'M', 'I', 'R', '1'};
 constexpr std::uint32_t version = 1;
 constexpr std::uint32_t flag_checksums = 1;
+constexpr std::uint32_t flag_moved = 2;  // the records lie where it says, not right before the superblocks
 constexpr std::uint64_t alignment = 4096;
 // A region is as small as this many of them allow.
 constexpr std::uint32_t regions_wanted = 1u << 15;
@@ -22,7 +23,8 @@ constexpr std::uint32_t region_bytes_chosen_min = 256u << 10;
 struct DiskSlot {
     std::uint8_t leg[16];
     std::uint8_t role;
-    std::uint8_t reserved[15];
+    std::uint8_t reserved[7];
+    base::le64 bytes;
     base::le64 agreed;
     base::le64 next;
 };
@@ -57,6 +59,43 @@ std::uint32_t crc_of(const DiskSuperblock& disk) {
     DiskSuperblock copy = disk;
     copy.crc = 0;
     return base::crc32c(std::as_bytes(std::span(&copy, 1)));
+}
+
+constexpr std::uint64_t superblocks_bytes = std::uint64_t{superblocks} * superblock_bytes;
+
+Layout records_ending_at(const Geometry& geometry, std::uint64_t end, std::uint64_t superblock_offset) {
+    Layout layout;
+    layout.superblock_offset = superblock_offset;
+    layout.map_offset = end - std::uint64_t{geometry.map_pages()} * map_page_bytes;
+    layout.checksum_offset = layout.map_offset - geometry.checksum_bytes();
+    return layout;
+}
+
+// What a superblock says of the records: behind the data, before the superblocks.
+bool is_possible(const Geometry& geometry, const Layout& layout) {
+    const std::uint64_t begin = layout.checksum_offset;
+    const std::uint64_t end = layout.superblock_offset;
+    return begin % alignment == 0 && begin >= geometry.data_bytes && begin <= end &&
+           geometry.records_bytes() <= end - begin && layout.map_offset == begin + geometry.checksum_bytes();
+}
+
+// Where the records begin that are placed for `grown`; nothing if they do not fit at all.
+std::optional<std::uint64_t> begin_beside(const Geometry& grown, const Carrier& leg) {
+    const std::uint64_t end = leg.leg_bytes / alignment * alignment;
+    const std::uint64_t need = grown.records_bytes();
+    if (end < superblocks_bytes) {
+        return std::nullopt;
+    }
+    const std::uint64_t top = end - superblocks_bytes;
+    std::uint64_t in_force = leg.layout.checksum_offset + leg.geometry.records_bytes();
+    if (leg.layout.superblock_offset + superblocks_bytes <= top) {
+        in_force = leg.layout.superblock_offset + superblocks_bytes;
+    }
+    if (in_force <= top && need <= top - in_force) {
+        return top - need;
+    }
+    return need <= leg.layout.checksum_offset ? std::optional(leg.layout.checksum_offset - need)
+                                              : std::nullopt;
 }
 
 std::uint32_t crc_of_sums(const Uuid& leg, std::uint64_t sector, std::span<const std::byte> sums) {
@@ -101,11 +140,51 @@ std::optional<Layout> place(const Geometry& geometry, std::uint64_t leg_bytes) {
     if (geometry.metadata_bytes() > end || geometry.data_bytes > end - geometry.metadata_bytes()) {
         return std::nullopt;
     }
-    Layout layout;
-    layout.superblock_offset = end - superblocks * superblock_bytes;
-    layout.map_offset = layout.superblock_offset - std::uint64_t{geometry.map_pages()} * map_page_bytes;
-    layout.checksum_offset = layout.map_offset - geometry.checksum_bytes();
-    return layout;
+    return records_ending_at(geometry, end - superblocks_bytes, end - superblocks_bytes);
+}
+
+std::optional<Layout> place_beside(const Geometry& grown, const Carrier& leg) {
+    const auto begin = is_possible(grown) ? begin_beside(grown, leg) : std::nullopt;
+    if (!begin || *begin < grown.data_bytes) {
+        return std::nullopt;
+    }
+    const std::uint64_t end = leg.leg_bytes / alignment * alignment;
+    return records_ending_at(grown, *begin + grown.records_bytes(), end - superblocks_bytes);
+}
+
+Geometry choose_growth(const Geometry& now, std::span<const Carrier> legs) {
+    Geometry grown = now;
+    grown.data_bytes = std::uint64_t{regions_max} * now.region_bytes;
+    for (const Carrier& leg : legs) {
+        grown.data_bytes = std::min(grown.data_bytes, leg.leg_bytes / alignment * alignment);
+    }
+    // The records of a smaller volume are smaller: a few rounds find the largest that fits.
+    while (grown.data_bytes > now.data_bytes) {
+        std::uint64_t over = 0;
+        for (const Carrier& leg : legs) {
+            const std::uint64_t begin = begin_beside(grown, leg).value_or(0);
+            over = std::max(over, grown.data_bytes - std::min(grown.data_bytes, begin));
+        }
+        if (over == 0) {
+            return grown;
+        }
+        const std::uint64_t less = std::max(over / 2, alignment) / alignment * alignment;
+        grown.data_bytes -= std::min(grown.data_bytes, less);
+    }
+    return now;
+}
+
+std::optional<Layout> move_superblocks(const Carrier& leg, std::uint64_t new_bytes) {
+    const std::uint64_t end = new_bytes / alignment * alignment;
+    const std::uint64_t records_end = leg.layout.checksum_offset + leg.geometry.records_bytes();
+    if (end < superblocks_bytes || end - superblocks_bytes < records_end) {
+        return std::nullopt;
+    }
+    Layout moved = leg.layout;
+    moved.superblock_offset = end - superblocks_bytes;
+    const bool over_themselves = moved.superblock_offset > leg.layout.superblock_offset &&
+                                 moved.superblock_offset < leg.layout.superblock_offset + superblocks_bytes;
+    return over_themselves ? std::nullopt : std::optional(moved);
 }
 
 Geometry choose_geometry(std::uint64_t leg_bytes, std::uint32_t region_bytes, std::uint32_t block_bytes,
@@ -144,7 +223,8 @@ std::uint64_t leg_bytes_for(std::uint64_t data_bytes, std::uint32_t region_bytes
 void encode(const Superblock& superblock, std::uint64_t leg_bytes,
             std::span<std::byte, superblock_bytes> out) {
     DiskSuperblock disk{};
-    const Layout layout = place(superblock.geometry, leg_bytes).value_or(Layout{});
+    const Layout placed = place(superblock.geometry, leg_bytes).value_or(Layout{});
+    const Layout& layout = superblock.layout.map_offset != 0 ? superblock.layout : placed;
     std::memcpy(disk.magic, magic, sizeof(magic));
     disk.version = version;
     disk.sequence = superblock.sequence;
@@ -155,7 +235,7 @@ void encode(const Superblock& superblock, std::uint64_t leg_bytes,
     disk.data_bytes = superblock.geometry.data_bytes;
     disk.region_bytes = superblock.geometry.region_bytes;
     disk.block_bytes = superblock.geometry.block_bytes;
-    disk.flags = superblock.geometry.checksums ? flag_checksums : 0;
+    disk.flags = (superblock.geometry.checksums ? flag_checksums : 0) | (layout == placed ? 0 : flag_moved);
     disk.commit = superblock.commit;
     disk.previous = superblock.previous;
     disk.map_offset = layout.map_offset;
@@ -165,6 +245,7 @@ void encode(const Superblock& superblock, std::uint64_t leg_bytes,
         disk.slots[i].role = static_cast<std::uint8_t>(superblock.slots[i].role);
         disk.slots[i].agreed = superblock.slots[i].agreed;
         disk.slots[i].next = superblock.slots[i].next;
+        disk.slots[i].bytes = superblock.slots[i].bytes;
     }
     disk.crc = crc_of(disk);
     std::memcpy(out.data(), &disk, sizeof(disk));
@@ -178,7 +259,7 @@ std::optional<Superblock> decode(std::span<const std::byte, superblock_bytes> in
     DiskSuperblock disk;
     std::memcpy(&disk, in.data(), sizeof(disk));
     if (!resembles_superblock(in) || disk.version.value() != version || disk.crc.value() != crc_of(disk) ||
-        (disk.flags.value() & ~flag_checksums) != 0) {
+        (disk.flags.value() & ~(flag_checksums | flag_moved)) != 0) {
         return std::nullopt;
     }
     Superblock superblock;
@@ -190,10 +271,13 @@ std::optional<Superblock> decode(std::span<const std::byte, superblock_bytes> in
     std::memcpy(superblock.leg.data(), disk.leg, sizeof(disk.leg));
     superblock.geometry = {disk.data_bytes, disk.region_bytes, disk.block_bytes,
                            (disk.flags & flag_checksums) != 0};
-    const std::optional<Layout> layout = place(superblock.geometry, leg_bytes);
-    if (!layout || disk.leg_bytes.value() != leg_bytes / alignment * alignment ||
-        disk.map_offset.value() != layout->map_offset ||
-        disk.checksum_offset.value() != layout->checksum_offset) {
+    const std::optional<Layout> placed = place(superblock.geometry, leg_bytes);
+    if (!placed || disk.leg_bytes.value() != leg_bytes / alignment * alignment) {
+        return std::nullopt;
+    }
+    superblock.layout = {disk.checksum_offset, disk.map_offset, placed->superblock_offset};
+    const bool moved = (disk.flags & flag_moved) != 0;
+    if (moved ? !is_possible(superblock.geometry, superblock.layout) : superblock.layout != *placed) {
         return std::nullopt;
     }
     // Counters that only grow: one at its end was never written by us.
@@ -210,6 +294,7 @@ std::optional<Superblock> decode(std::span<const std::byte, superblock_bytes> in
         std::memcpy(slot.leg.data(), disk.slots[i].leg, slot.leg.size());
         slot.agreed = disk.slots[i].agreed;
         slot.next = disk.slots[i].next;
+        slot.bytes = disk.slots[i].bytes;
         if (slot.role == Role::none) {
             slot = {};
             continue;

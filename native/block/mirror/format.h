@@ -11,6 +11,13 @@
 // Everything is placed from the end, so that the data begin at 0 and a leg can be read without the mirror.
 // Nothing that was read is used in arithmetic before `decode` has compared it.
 //
+// The checksums and the map follow each other; together they are the records. On a volume that was never
+// grown they end where the superblocks begin. When a leg's device grows, superblocks at its new end point to
+// where the records lie; when the volume grows, its new records lie apart from those that were in force, so
+// that one write of a superblock switches from one to the other. Such superblocks carry `flag_moved`, and
+// versions that know no growing refuse them. Old superblocks inside the data mean nothing: only what lies
+// behind the data is looked at.
+//
 // The map has 16 bits for each region: what a leg (a slot of the table) misses, one bit each, and `intent`:
 // writes may be under way, so that the legs may differ. A sector of it has a checksum of its own; one that is
 // not as it was written counts as "everything differs".
@@ -69,12 +76,19 @@ struct Geometry {
     std::uint64_t checksum_bytes() const { return checksum_pages() * map_page_bytes; }
     // What a leg needs beyond the data.
     std::uint64_t metadata_bytes() const;
+    std::uint64_t records_bytes() const { return metadata_bytes() - superblocks * superblock_bytes; }
+    // Whether the volume has become the other one by growing.
+    bool grows_to(const Geometry& other) const {
+        return region_bytes == other.region_bytes && block_bytes == other.block_bytes &&
+               checksums == other.checksums && data_bytes < other.data_bytes;
+    }
 };
 
 struct Layout {
     std::uint64_t checksum_offset = 0;
     std::uint64_t map_offset = 0;
     std::uint64_t superblock_offset = 0;
+    bool operator==(const Layout&) const = default;
 };
 
 struct Superblock {
@@ -86,6 +100,9 @@ struct Superblock {
         // as one that is up went on by itself.
         std::uint64_t agreed = 0;
         std::uint64_t next = 0;
+        // Where its superblocks end, as of the last commit that it recorded; 0: not known. If it comes back
+        // larger that is where they are.
+        std::uint64_t bytes = 0;
         bool operator==(const Slot&) const = default;
     };
     std::uint64_t sequence = 0;  // of the copies on this leg
@@ -95,6 +112,7 @@ struct Superblock {
     Uuid volume{};
     Uuid leg{};
     Geometry geometry;
+    Layout layout;  // of this leg; with a map_offset of 0: where `place` puts it
     std::array<Slot, legs_max> slots{};
 
     int slot_of(const Uuid& uuid) const;  // -1: not in the table
@@ -108,6 +126,20 @@ Geometry choose_geometry(std::uint64_t leg_bytes, std::uint32_t region_bytes, st
                          bool checksums);
 // Where things lie on a leg of this size; nothing if the volume does not fit.
 std::optional<Layout> place(const Geometry& geometry, std::uint64_t leg_bytes);
+// A leg that carries a volume, and where.
+struct Carrier {
+    std::uint64_t leg_bytes = 0;
+    Geometry geometry;
+    Layout layout;
+};
+// Where the records of a volume that grows can lie so that those in force stay whole; nothing if there is no
+// room.
+std::optional<Layout> place_beside(const Geometry& grown, const Carrier& leg);
+// The largest volume that all of these legs, of one volume, can grow to; `now` if it is no larger.
+Geometry choose_growth(const Geometry& now, std::span<const Carrier> legs);
+// The records stay, the superblocks lie at the end of the device, which is another one; nothing if they would
+// lie over the records, or over themselves.
+std::optional<Layout> move_superblocks(const Carrier& leg, std::uint64_t new_bytes);
 // The smallest leg that carries `data_bytes`.
 std::uint64_t leg_bytes_for(std::uint64_t data_bytes, std::uint32_t region_bytes, std::uint32_t block_bytes,
                             bool checksums);

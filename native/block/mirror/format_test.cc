@@ -133,6 +133,53 @@ TEST_CASE("a volume is as large as its legs allow, and fits") {
           4 << 20);
 }
 
+TEST_CASE("the records of a grown volume lie behind its data and beside those of before") {
+    const auto seed = std::random_device{}();
+    CAPTURE(seed);
+    std::mt19937_64 random(seed);
+    for (int round = 0; round < 2000; ++round) {
+        const bool checksums = random() % 2 == 0;
+        const std::uint64_t first = (1 + random() % 200) << 20;
+        Geometry geometry = choose_geometry(first, 65536, 4096, checksums);
+        Carrier leg{first + (random() % 2 == 0 ? 8192 : 64 << 20), geometry, {}};
+        leg.layout = *place(geometry, leg.leg_bytes);
+        for (int times = 0; times < 4; ++times) {
+            const std::uint64_t bytes = leg.leg_bytes + random() % (256 << 20);
+            const auto moved = move_superblocks(leg, bytes);
+            if (moved) {
+                CHECK(moved->superblock_offset + 8192 == bytes / 4096 * 4096);
+                leg.leg_bytes = bytes;
+                leg.layout = *moved;
+            }
+            const Geometry grown = choose_growth(geometry, std::span(&leg, 1));
+            if (grown == geometry) {
+                continue;
+            }
+            REQUIRE(geometry.grows_to(grown));
+            const auto layout = place_beside(grown, leg);
+            REQUIRE(layout);
+            const std::uint64_t end = layout->checksum_offset + grown.records_bytes();
+            CHECK(layout->checksum_offset >= grown.data_bytes);
+            CHECK(end <= layout->superblock_offset);
+            CHECK(layout->map_offset == layout->checksum_offset + grown.checksum_bytes());
+            CHECK((layout->checksum_offset >= leg.layout.checksum_offset + geometry.records_bytes() ||
+                   end <= leg.layout.checksum_offset));
+            Superblock superblock = example();
+            superblock.geometry = grown;
+            superblock.layout = *layout;
+            Page page;
+            encode(superblock, leg.leg_bytes, page);
+            const auto read = decode(page, leg.leg_bytes);
+            REQUIRE(read);
+            CHECK(read->layout == *layout);
+            CHECK(read->geometry == grown);
+            geometry = grown;
+            leg.geometry = grown;
+            leg.layout = *layout;
+        }
+    }
+}
+
 TEST_CASE("a damaged sector of the map counts as different everywhere, and leaves the others") {
     std::vector<std::uint16_t> entries(regions_per_page);
     entries[3] = intent_bit;

@@ -117,6 +117,7 @@ void Mirror::cancel_checked(Request& request) {
 void Mirror::closing_checked() {
     retry_timer_.stop();
     scrub_.stopping = true;
+    abandon_growth("it is being closed");
     while (parked_.first != nullptr) {
         Op& op = *parked_.first;
         parked_.remove(op);
@@ -145,7 +146,8 @@ void Mirror::close_checked(std::function<void()> closed) {
 void Mirror::finish_close() {
     const bool busy = ios_in_flight_ != 0 || batch_start_.scheduled() || batching_ || committing_ ||
                       sweeping_ || lanes_busy_ != 0 || repair_lane_.busy || scrub_.lane.busy ||
-                      sums_start_.scheduled() || sums_writing_ || arrived_.scheduled() || !loads_.empty();
+                      sums_start_.scheduled() || sums_writing_ || arrived_.scheduled() || !loads_.empty() ||
+                      growth_.outstanding != 0;
     if (!closing_now_ || busy || !closed_) {
         return;
     }

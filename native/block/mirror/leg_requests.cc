@@ -129,6 +129,7 @@ void Mirror::leg_changed(Leg& leg) {
     if (lost && serving_ && leg.keeps_metadata() && !(leg.state == LegState::up && up_count() == 1)) {
         fail_leg(leg, "its cache may be lost");
     }
+    move_superblocks_of(leg);
     const bool away =
         leg.state == LegState::absent || leg.state == LegState::stale || leg.state == LegState::refused;
     if (away && !leg.detached && leg.claim.device()->describe().size_bytes != 0) {

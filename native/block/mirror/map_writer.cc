@@ -20,7 +20,7 @@ void Mirror::schedule_batch() { batch_start_.schedule(); }
 
 void Mirror::run_batch() {
     batch_start_.cancel();
-    if (batching_) {
+    if (batching_ || growth_holds_records()) {
         return;  // its end begins the next
     }
     const bool whole =
@@ -130,6 +130,7 @@ void Mirror::batch_done() {
         schedule_batch();
     }
     kick_resync();
+    continue_growth();
     finish_close();
 }
 
@@ -145,6 +146,10 @@ void Mirror::restart_sweep_timer() {
 // Regions at rest are flushed and their checksums written; then they are taken off the map.
 void Mirror::sweep() {
     if (!serving_ || sweeping_) {
+        return;
+    }
+    if (growth_holds_records()) {
+        restart_sweep_timer();
         return;
     }
     if (sums_.any_dirty()) {
@@ -220,6 +225,7 @@ void Mirror::sweep_flushed() {
         schedule_batch();
     }
     restart_sweep_timer();
+    continue_growth();
     finish_close();
 }
 

@@ -26,7 +26,9 @@ void Mirror::welcome(Leg& leg) {
         join(leg, false);  // the volume was just made: its slot and what it misses are known
         return;
     }
-    if (!leg.found || leg.found->geometry != geometry_) {
+    const bool shaped =
+        leg.found && (leg.found->geometry == geometry_ || leg.found->geometry.grows_to(geometry_));
+    if (!shaped) {
         if (leg.found && !leg.forced) {
             refuse(leg, "it is of this volume, but of another size");
             return;
@@ -101,11 +103,72 @@ bool Mirror::bind_slot(Leg& leg) {
     return true;
 }
 
+// Where its superblocks and records are to lie. What it has of this volume stays whole until then.
+std::optional<Layout> Mirror::layout_for(const Leg& leg) const {
+    if (leg.found && leg.found->geometry.grows_to(geometry_)) {
+        return place_beside(geometry_, {leg.bytes, leg.found->geometry, leg.found->layout});
+    }
+    if (leg.found && leg.found->geometry == geometry_) {
+        const std::uint64_t end = leg.found->layout.superblock_offset + superblocks * superblock_bytes;
+        return end == leg.bytes / 4096 * 4096
+                   ? leg.found->layout
+                   : move_superblocks({end, geometry_, leg.found->layout}, leg.bytes);
+    }
+    return place(geometry_, leg.bytes);
+}
+
+// What is to be written would lie over its superblocks, which are at an end that it had: they come to its
+// present one first, as they are. False: they are there.
+bool Mirror::carry_superblock(Leg& leg) {
+    const auto moved =
+        leg.found ? move_superblocks({0, leg.found->geometry, leg.found->layout}, leg.bytes) : std::nullopt;
+    if (!moved || *moved == leg.found->layout) {
+        return false;
+    }
+    Superblock superblock = *leg.found;
+    superblock.layout = *moved;
+    superblock.sequence = ++leg.sequence;
+    Buffer* const buffer = buffers_.take(superblock_bytes);
+    encode(superblock, leg.bytes, std::span<std::byte, superblock_bytes>(buffer->data, superblock_bytes));
+    leg.state = LegState::reading;
+    ask(leg,
+        {.action = Action::write,
+         .offset = moved->superblock_offset + superblock.sequence % superblocks * superblock_bytes,
+         .length = superblock_bytes,
+         .data = buffer->data,
+         .buffer = buffer,
+         .force_unit_access = true},
+        [this](Leg& asked, Status status) {
+            if (asked.state != LegState::reading) {
+                return;
+            }
+            asked.state = LegState::absent;
+            asked.reason = status == Status::ok
+                               ? "its superblock was brought to its new end"
+                               : std::string("its superblock cannot be written: ") + block::name_of(status);
+            // Looked at again once this request is over.
+            asked.join_later = status == Status::ok;
+            retry_soon();
+        });
+    buffers_.release(*buffer);
+    return true;
+}
+
 void Mirror::join(Leg& leg, bool everything) {
-    const auto layout = place(geometry_, leg.bytes);
+    auto layout = layout_for(leg);
+    if (!layout && carry_superblock(leg)) {
+        return;
+    }
     if (!layout) {
-        refuse(leg, "it is too small: " + std::to_string(leg.bytes) + " bytes, and " +
-                        std::to_string(geometry_.data_bytes + geometry_.metadata_bytes()) + " are needed");
+        // Over the records that it has: nobody reads them any more. Without the new ones it is stale as
+        // before.
+        layout = place(geometry_, leg.bytes);
+    }
+    if (!layout) {
+        const bool grew = leg.found && leg.found->geometry.grows_to(geometry_);
+        const std::uint64_t needed = geometry_.data_bytes + geometry_.metadata_bytes();
+        refuse(leg, "it is too small" + std::string(grew ? " since the volume has grown" : "") + ": " +
+                        std::to_string(leg.bytes) + " bytes, and " + std::to_string(needed) + " are needed");
         return;
     }
     const Description& below = leg.claim.device()->describe();
@@ -130,7 +193,12 @@ void Mirror::join(Leg& leg, bool everything) {
         leg.uuid = new_uuid();  // another medium in the same place
     }
     leg.layout = *layout;
+    if (leg.found && leg.found->geometry.grows_to(geometry_)) {
+        sums_.write_all_again();  // it has none where they lie from now on
+    }
     leg.forced = leg.wanted = leg.detached = false;
+    leg.newcomer = false;
+    leg.recorded = leg.found ? leg.recorded : leg.bytes;
     leg.state = LegState::joining;
     region_targets_ &= ~leg.bit();  // what is being copied just now was begun for the leg that it was before
     leg.reason.clear();
@@ -138,7 +206,7 @@ void Mirror::join(Leg& leg, bool everything) {
     leg.map_written = leg.table_written = false;
     Superblock::Slot& slot = table_[static_cast<std::size_t>(leg.slot)];
     if (slot.leg != leg.uuid) {
-        slot = {leg.uuid, Role::stale, 0, 0};
+        slot = {leg.uuid, Role::stale, 0, 0, 0};
         leg.agreed = leg.next = 0;
     }
     slot.role = Role::stale;
@@ -176,6 +244,7 @@ void Mirror::fail_leg(Leg& leg, const std::string& reason) {
         choose_source();
     }
     schedule_batch();
+    disturb_growth("\"" + leg.name + "\" failed: " + reason);
 }
 
 // No leg is left that has everything. What the legs' tables say is the truth again; this process remembers
@@ -220,6 +289,7 @@ void Mirror::lose(const std::string& reason) {
     if (spec_.mirror.when_lost == MirrorSpec::WhenLost::fail) {
         run_parked();
     }
+    abandon_growth(reason);
     retry_soon();
 }
 

@@ -12,15 +12,16 @@
 // Files: read_leg.cc what a leg holds · assemble.cc which legs may be served from · start.cc from there to a
 // volume that is served · membership.cc legs come and go · host_requests.cc, mirror_read.cc, mirror_write.cc
 // the host's requests · leg_requests.cc · table.cc, map_writer.cc, sums_io.cc what the legs carry ·
-// examine.cc which leg is right · resync.cc · scrub.cc · verbs.cc what can be asked of it · status.cc.
+// examine.cc which leg is right · resync.cc · scrub.cc · grow.cc · verbs.cc what can be asked of it ·
+// status.cc.
 //
 // A write is copied before it goes to a leg that does not take it at once (see leg_io.h); with more than 64
 // MiB of those under way it goes out of the host's memory, and then is acknowledged only when a leg that is
 // being left has let go of it.
 //
 // Verbs (Device::command): detach {leg} · attach {leg, force} · invalidate {leg} · mark_clean {leg} ·
-// add_leg {device, force} · remove_leg {leg} · replace_leg {leg, device, force} · scrub {repair} · scrub_stop
-// · set_rate {bytes_per_second}.
+// grow · add_leg {device, force} · remove_leg {leg} · replace_leg {leg, device, force} · scrub {repair} ·
+// scrub_stop · set_rate {bytes_per_second}.
 #pragma once
 
 #include <deque>
@@ -66,10 +67,22 @@ struct Leg {
     std::string reason;  // of its state, for people
     int slot = -1;       // in the table
     Uuid uuid{};
-    std::uint64_t bytes = 0;  // of its device when it was read
+    std::uint64_t bytes = 0;  // of its device when it was read; its superblocks are at their end
     Layout layout;
     std::optional<Superblock> found;
-    bool empty = false;  // read: zeroes where content would be
+    bool empty = false;             // read: zeroes where content would be
+    const char* strange = nullptr;  // read: what there is instead of a superblock of this volume
+    bool found_nothing = false;     // read: no superblock of this volume
+    std::uint32_t ends_tried = 0;   // of the slots in the table
+    std::uint64_t searched_to = 0;  // for superblocks
+    bool newcomer = false;          // by command, and not a leg yet
+    std::uint64_t recorded = 0;     // the end that its superblocks are known to have
+    bool came_back = false;         // while the volume grows; it is looked at after that
+    struct Range {
+        std::uint64_t offset;
+        std::uint64_t length;
+    };
+    std::vector<Range> left;  // where it had superblocks and records
     std::uint64_t sequence = 0;
     std::uint64_t agreed = 0;  // the last commit that it recorded; 0: none that is known
     std::uint64_t next = 0;    // a commit that it may have recorded since
@@ -199,10 +212,28 @@ class Mirror final : public Device {
     struct Load {
         std::uint64_t group = 0;
         std::uint64_t epoch = 0;
+        std::uint64_t growths = 0;
         std::uint32_t outstanding = 0;
         std::uint32_t asked = 0;
         std::uint32_t ok = 0;
         Buffer* tables[legs_max] = {};
+    };
+    // See grow.cc.
+    struct Growth {
+        enum class Phase : std::uint8_t { idle, copying, settling, writing, recording, cleaning, ending };
+        Phase phase = Phase::idle;
+        Geometry geometry;         // what it becomes
+        std::uint64_t before = 0;  // bytes of data
+        std::uint32_t slots = 0;   // of the legs that are up
+        std::array<Layout, legs_max> layouts{};
+        std::uint64_t copied = 0;  // of the checksums
+        bool copying_piece = false;
+        std::uint32_t outstanding = 0;
+        std::uint64_t generation = 0;  // how often it has grown
+        std::string trouble;           // why it does not grow
+        CommandDone waiter;
+        bool active() const { return phase != Phase::idle; }
+        bool switched() const { return phase == Phase::recording || phase == Phase::cleaning; }
     };
     struct Repair {
         Leg* leg;
@@ -247,6 +278,12 @@ class Mirror final : public Device {
     // read_leg.cc
     void begin_reading(Leg& leg);
     void superblocks_read(Leg& leg, Buffer& buffer, Status status);
+    std::optional<std::uint64_t> search_from(const Leg& leg) const;
+    void search_superblocks(Leg& leg);
+    void search_piece(Leg& leg, const Buffer& buffer, std::uint64_t length);
+    void search_old_ends(Leg& leg);
+    void found_by_search(Leg& leg);
+    void not_of_this_volume(Leg& leg);
     void content_read(Leg& leg, Buffer& buffer, Status status);
     void leg_read(Leg& leg);
     void refuse(Leg& leg, const std::string& reason);
@@ -265,6 +302,8 @@ class Mirror final : public Device {
     Superblock current_table() const;
     void welcome(Leg& leg);
     bool bind_slot(Leg& leg);
+    bool carry_superblock(Leg& leg);
+    std::optional<Layout> layout_for(const Leg& leg) const;
     void join(Leg& leg, bool everything);
     void fail_leg(Leg& leg, const std::string& reason);
     void lose(const std::string& reason);
@@ -352,7 +391,26 @@ class Mirror final : public Device {
     void join_sums(Op& op);
     void schedule_sums();
     void run_sums();
+    void write_sums_page(Leg& leg, std::uint64_t offset, Buffer& buffer);
     void sums_written();
+
+    // grow.cc
+    void move_superblocks_of(Leg& leg);
+    void grow(CommandDone done);
+    void continue_growth();
+    void disturb_growth(const std::string& reason);
+    void copy_sums();
+    void sums_piece_read(Leg& leg, Buffer& buffer, Status status);
+    void sums_piece_ended();
+    void write_grown_map();
+    void doubt_new_regions(RegionMap& map) const;
+    void grown_map_written();
+    void growth_recorded();
+    void clean_piece();
+    void end_growth();
+    void abandon_growth(const std::string& reason);
+    bool growth_holds_records() const;
+    bool growth_copies_to(std::uint32_t slot) const;
 
     // verbs.cc
     void detach(Leg& leg, CommandDone done);
@@ -416,6 +474,7 @@ class Mirror final : public Device {
     std::uint32_t commit_outstanding_ = 0;
     std::uint32_t commit_ok_ = 0;
     std::uint32_t commit_sent_ = 0;
+    std::array<std::uint64_t, legs_max> commit_bytes_{};  // where each leg's superblocks end in it
     std::uint32_t commit_old_up_ = 0;
     std::uint32_t commit_promoting_ = 0;
     std::uint32_t commit_later_ = 0;
@@ -481,6 +540,8 @@ class Mirror final : public Device {
         std::uint64_t runs = 0;
         Lane lane;
     } scrub_;
+
+    Growth growth_;
 
     bool closing_now_ = false;
     std::function<void()> closed_;

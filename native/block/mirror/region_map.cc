@@ -14,6 +14,18 @@ void RegionMap::reset(const Geometry& geometry) {
     std::fill(std::begin(missing_), std::end(missing_), 0);
 }
 
+void RegionMap::resize(const Geometry& geometry) {
+    for (std::uint32_t i = geometry.regions(); i < count(); ++i) {
+        change(i, 0);
+        clear_unequal(i);
+    }
+    for (std::uint32_t page = geometry.map_pages(); page < pages(); ++page) {
+        mark_clean(page);
+    }
+    regions_.resize(geometry.regions());
+    dirty_.resize(geometry.map_pages(), 0);
+}
+
 void RegionMap::change(std::uint32_t region, std::uint16_t entry) {
     Region& at = regions_[region];
     if (at.entry == entry) {

@@ -40,6 +40,8 @@ class RegionMap {
     };
 
     void reset(const Geometry& geometry);
+    // Only the number of regions is another one; nothing is so in those that are new.
+    void resize(const Geometry& geometry);
     std::uint32_t count() const { return static_cast<std::uint32_t>(regions_.size()); }
     Region& at(std::uint32_t region) { return regions_[region]; }
     const Region& at(std::uint32_t region) const { return regions_[region]; }

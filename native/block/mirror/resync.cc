@@ -187,7 +187,7 @@ bool Mirror::next_region() {
 }
 
 void Mirror::resync_step() {
-    if (!serving_ || read_only() || closing()) {
+    if (!serving_ || read_only() || closing() || growth_.switched()) {
         return;
     }
     const base::Nanoseconds now = environment_.reactor.now();

@@ -14,6 +14,7 @@ namespace block::mirror {
 namespace {
 
 constexpr std::uint64_t piece_bytes = 256u << 10;
+constexpr base::Nanoseconds growth_takes = 100 * base::millisecond;
 
 }  // namespace
 
@@ -39,6 +40,10 @@ void Mirror::scrub_step() {
     }
     if (!serving_ || scrub_.stopping || closing()) {
         scrub_.running = false;
+        return;
+    }
+    if (growth_.switched()) {
+        scrub_timer_.start_after(growth_takes);
         return;
     }
     if (scrub_.offset >= geometry_.data_bytes) {

@@ -53,8 +53,9 @@ void Mirror::try_create() {
         leg->uuid = new_uuid();
         leg->layout = *place(geometry_, leg->bytes);
         leg->forced = false;
+        leg->recorded = leg->bytes;
         const bool up = leg.get() == source || (all_empty && spec_.mirror.assume_clean);
-        table_[slot] = {leg->uuid, up ? Role::up : Role::stale, 0, 0};
+        table_[slot] = {leg->uuid, up ? Role::up : Role::stale, 0, 0, 0};
         leg->state = up ? LegState::up : LegState::stale;
         if (!up) {
             map_.miss_everything(leg->bit());
@@ -75,7 +76,7 @@ void Mirror::read_maps() {
         if (leg->state != LegState::up) {
             continue;
         }
-        const std::uint64_t bytes = std::uint64_t{map_.pages()} * map_page_bytes;
+        const std::uint64_t bytes = std::uint64_t{leg->found->geometry.map_pages()} * map_page_bytes;
         for (std::uint64_t at = 0; at < bytes; at += maps_piece_bytes) {
             const std::uint64_t length = std::min(maps_piece_bytes, bytes - at);
             Buffer* const buffer = buffers_.take(length);
@@ -87,7 +88,7 @@ void Mirror::read_maps() {
             };
             ++maps_outstanding_;
             ask(*leg,
-                {.offset = leg->layout.map_offset + at,
+                {.offset = leg->found->layout.map_offset + at,
                  .length = length,
                  .data = buffer->data,
                  .buffer = buffer},
@@ -172,6 +173,7 @@ void Mirror::choose_source() {
 void Mirror::serve() {
     starting_ = false;
     serving_ = ever_served_ = true;
+    const bool made = created_;
     created_ = stuck_ = split_ = foreign_ = false;
     waiting_for_.clear();
     Description description = description_;
@@ -190,15 +192,24 @@ void Mirror::serve() {
                              " checksums; that cannot be changed, and what the configuration says is not so");
     }
     std::vector<Leg*> others;
+    std::vector<Leg*> again;  // failed meanwhile, or the table says where else to look
     for (const auto& leg : legs_) {
+        const bool unread =
+            leg->found_nothing && (leg->state == LegState::refused || leg->state == LegState::found);
+        const bool failed = leg->state == LegState::stale && !leg->detached;
         if (leg->state == LegState::up) {
             answer(*leg, {});
-        } else if (leg->state == LegState::found || (leg->state == LegState::stale && !leg->detached)) {
+        } else if (!made && (unread || failed)) {
+            again.push_back(leg.get());
+        } else if (leg->state == LegState::found || failed) {
             others.push_back(leg.get());
         }
     }
     for (Leg* leg : others) {
         welcome(*leg);
+    }
+    for (Leg* leg : again) {
+        begin_reading(*leg);
     }
     run_parked();
     changed_.schedule();

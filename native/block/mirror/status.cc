@@ -23,7 +23,7 @@ std::string text_of(const Uuid& uuid) {
 base::Result<std::uint64_t> Mirror::resize(std::optional<std::uint64_t> bytes) {
     if (bytes && *bytes != description_.size_bytes) {
         return base::Error{"E_UNSUPPORTED",
-                           describe_device(spec_) + "a mirror keeps the size that it was made with"};
+                           describe_device(spec_) + "a mirror grows to what its legs have; not to a size"};
     }
     return description_.size_bytes;
 }
@@ -92,6 +92,7 @@ void Mirror::tell(Details& details) const {
     details.emplace_back("scrub.checked_bytes", scrub_.offset);
     details.emplace_back("scrub.different_blocks", scrub_.differences);
     details.emplace_back("scrub.repaired_blocks", scrub_.repaired);
+    details.emplace_back("growing", std::string(growth_.active() ? "yes" : "no"));
     details.emplace_back("checksums", std::string(geometry_.checksums ? "yes" : "no"));
     details.emplace_back("checksums.unwritten_pages", sums_.dirty_pages() + (sums_writing_ ? 1 : 0));
     details.emplace_back("checksums.lost_blocks", hopeless_);

@@ -36,6 +36,7 @@ void Mirror::load_pages(std::uint64_t offset, std::uint64_t length) {
         Load& load = *loads_.back();
         load.group = group;
         load.epoch = epoch_;
+        load.growths = growth_.generation;
         load.outstanding = 1;
         const std::uint64_t bytes = sums_.pages_of_group(group) * map_page_bytes;
         for (std::uint32_t slot = 0; slot < legs_max && load.epoch == epoch_; ++slot) {
@@ -73,7 +74,8 @@ void Mirror::load_pages(std::uint64_t offset, std::uint64_t length) {
 }
 
 void Mirror::pages_loaded(Load& load) {
-    if (serving_ && load.epoch == epoch_) {
+    const bool again = serving_ && load.epoch == epoch_ && load.growths != growth_.generation;
+    if (serving_ && load.epoch == epoch_ && !again) {
         std::vector<Checksums::Copy> copies;
         for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
             const Leg* const leg = leg_of_slot(slot);
@@ -96,7 +98,11 @@ void Mirror::pages_loaded(Load& load) {
             buffers_.release(*table);
         }
     }
+    const std::uint64_t group = load.group;
     std::erase_if(loads_, [&load](const auto& one) { return one.get() == &load; });
+    if (again) {  // they lie elsewhere since
+        load_pages(group * Checksums::group_pages * sums_per_page * geometry_.block_bytes, 1);
+    }
     arrived_.schedule();
 }
 
@@ -148,7 +154,8 @@ void Mirror::schedule_sums() { sums_start_.schedule(); }
 
 void Mirror::run_sums() {
     sums_start_.cancel();
-    if (sums_writing_) {
+    const bool held = growth_.copying_piece || (growth_holds_records() && !sweep_wants_sums_);
+    if (sums_writing_ || held) {
         return;  // its end begins the next
     }
     sums_writing_ = true;
@@ -173,30 +180,36 @@ void Mirror::run_sums() {
             Buffer* const buffer = buffers_.take(map_page_bytes);
             sums_.encode(page, slot, leg->uuid,
                          std::span<std::byte, map_page_bytes>(buffer->data, map_page_bytes));
-            ++sums_outstanding_;
-            ask(*leg,
-                {.action = Action::write,
-                 .offset = leg->layout.checksum_offset + page * map_page_bytes,
-                 .length = map_page_bytes,
-                 .data = buffer->data,
-                 .buffer = buffer,
-                 .force_unit_access = true},
-                [this](Leg& asked, Status status) {
-                    if (status != Status::ok && sums_epoch_ == epoch_) {
-                        asked.write_errors += asked.keeps_metadata() ? 1 : 0;
-                        fail_leg(asked,
-                                 std::string("its checksums cannot be written: ") + block::name_of(status));
-                    }
-                    if (--sums_outstanding_ == 0) {
-                        sums_written();
-                    }
-                });
+            write_sums_page(*leg, leg->layout.checksum_offset + page * map_page_bytes, *buffer);
+            if (growth_copies_to(slot) && leg->writable() && sums_epoch_ == epoch_) {
+                write_sums_page(*leg, growth_.layouts[slot].checksum_offset + page * map_page_bytes, *buffer);
+            }
             buffers_.release(*buffer);
         }
     }
     if (--sums_outstanding_ == 0) {
         sums_written();
     }
+}
+
+void Mirror::write_sums_page(Leg& leg, std::uint64_t offset, Buffer& buffer) {
+    ++sums_outstanding_;
+    ask(leg,
+        {.action = Action::write,
+         .offset = offset,
+         .length = map_page_bytes,
+         .data = buffer.data,
+         .buffer = &buffer,
+         .force_unit_access = true},
+        [this](Leg& asked, Status status) {
+            if (status != Status::ok && sums_epoch_ == epoch_) {
+                asked.write_errors += asked.keeps_metadata() ? 1 : 0;
+                fail_leg(asked, std::string("its checksums cannot be written: ") + block::name_of(status));
+            }
+            if (--sums_outstanding_ == 0) {
+                sums_written();
+            }
+        });
 }
 
 void Mirror::sums_written() {
@@ -217,6 +230,7 @@ void Mirror::sums_written() {
     if (!joining_sums_.empty() || sweep_wants_sums_) {
         schedule_sums();
     }
+    continue_growth();
     finish_close();
 }
 

@@ -43,6 +43,11 @@ void Mirror::commit() {
     commit_old_up_ = mask_of(LegState::up);
     commit_promoting_ = mask_of(LegState::promoting);
     commit_sent_ = commit_ok_ = 0;
+    for (const auto& leg : legs_) {
+        if (leg->slot >= 0 && leg->keeps_metadata()) {
+            table_[static_cast<std::size_t>(leg->slot)].bytes = leg->recorded;
+        }
+    }
     for (std::uint32_t slot = 0; slot < legs_max; ++slot) {
         const Superblock::Slot& before = commit_table_[slot];
         const bool was_up = before.role == Role::up && before.leg == table_[slot].leg;
@@ -88,6 +93,7 @@ void Mirror::commit_to(std::uint32_t slots) {
         superblock.slots = commit_table_;
         superblock.events = commit_events_;
         superblock.leg = leg->uuid;
+        superblock.layout = leg->layout;
         superblock.commit = commit_id_;
         superblock.previous = previous_id_;
         superblock.sequence = ++leg->sequence;
@@ -97,6 +103,7 @@ void Mirror::commit_to(std::uint32_t slots) {
                std::span<std::byte, superblock_bytes>(buffer->data, superblock_bytes));
         const std::uint64_t copy = superblock.sequence % superblocks * superblock_bytes;
         commit_sent_ |= leg->bit();
+        commit_bytes_[slot] = leg->bytes;
         ++commit_outstanding_;
         ask(*leg,
             {.action = Action::write,
@@ -148,6 +155,10 @@ void Mirror::committed() {
             } else {
                 leg->table_written = true;
                 leg->agreed = commit_events_;
+                if (leg->recorded != commit_bytes_[slot]) {
+                    leg->recorded = commit_bytes_[slot];
+                    ++wanted_version_;  // the others are to know where it has them
+                }
                 leg->next = 0;
                 if (leg->state == LegState::promoting && (commit_promoting_ & bit) != 0 &&
                     commit_table_[slot].role == Role::up) {
@@ -173,6 +184,7 @@ void Mirror::committed() {
     } else {
         commit_settled();
     }
+    continue_growth();
     finish_close();
 }
 
@@ -199,6 +211,7 @@ void Mirror::commit_settled() {
     for (Leg* leg : gone) {
         remove_leg(*leg, [](base::Result<void>) {});
     }
+    growth_recorded();
     kick_resync();
 }
 

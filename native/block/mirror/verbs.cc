@@ -59,6 +59,12 @@ void Mirror::command(const Command& command, CommandDone done) {
         fail("E_INVALID", "it is read-only, and so are its legs");
         return;
     }
+    const bool other_legs =
+        (wants_leg && command.verb != "detach") || command.verb == "add_leg" || command.verb == "replace_leg";
+    if (other_legs && growth_.active()) {
+        fail("E_BUSY", "it is growing; its legs can be changed after that");
+        return;
+    }
     for (const Row& row : leg_verbs) {
         if (command.verb == row.verb) {
             (this->*row.run)(*leg, std::move(done));
@@ -82,6 +88,7 @@ void Mirror::command(const Command& command, CommandDone done) {
             return;
         }
         Leg& fresh = *added.value();
+        fresh.newcomer = true;
         fresh.forced = says_yes(command, "force");
         fresh.replaces = command.verb == "replace_leg" ? leg : nullptr;
         fresh.waiter = [this, &fresh, done = std::move(done)](base::Result<void> result) {
@@ -91,6 +98,8 @@ void Mirror::command(const Command& command, CommandDone done) {
             done(std::move(result));
         };
         begin_reading(fresh);
+    } else if (command.verb == "grow") {
+        grow(std::move(done));
     } else if (command.verb == "scrub") {
         if (!serving_ || scrub_.running) {
             fail("E_BUSY", scrub_.running ? "a scrub is running" : "it does not serve");

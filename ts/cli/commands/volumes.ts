@@ -194,6 +194,14 @@ export const mirrorRemoveCommand = (mirror: string, leg: string, options: Change
 export const mirrorRateCommand = (mirror: string, rate: string, options: ChangeFlags): Promise<void> =>
   change("keel.mirror.rate", { mirror, rate }, options, () => `${mirror} resyncs with at most ${rate}/s`);
 
+/** Hosts see the new size at once. */
+export async function mirrorGrowCommand(mirror: string, options: CommonOptions): Promise<void> {
+  const { sizeBytes } = await withServer(options, (client) =>
+    client.call<{ sizeBytes: number }>("keel.mirror.grow", { mirror }),
+  );
+  print(`${mirror} has ${formatSize(sizeBytes)} now`);
+}
+
 const legDone: Readonly<Record<string, (mirror: string, leg: string) => string>> = {
   detach: (mirror, leg) => `${mirror} goes on without ${leg}`,
   attach: (mirror, leg) => `${mirror} takes ${leg} back`,

@@ -2,7 +2,7 @@
 // what was there is lost.
 
 import assert from "node:assert/strict";
-import { existsSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { after, afterEach, before, test } from "node:test";
 import { built, until } from "./harness/node.mjs";
 import { Scene } from "./harness/scene.mjs";
@@ -20,6 +20,11 @@ afterEach(() => server?.stop());
 const MiB = 1 << 20;
 const size = async () => (await server.device("m")).sizeBytes;
 const state = async () => (await server.device("m")).state;
+/** What the file says from now on, applied. */
+const apply = (bytes) => {
+  server.configure(configuration(bytes));
+  return server.rpc("keel.apply", { config: JSON.parse(readFileSync(server.configPath, "utf8")) });
+};
 const configuration = (bytes) => ({
   devices: {
     a: { file: server.path("a.img"), size: bytes, create: true },
@@ -43,10 +48,11 @@ test("keel apply with larger legs grows the mirror under load; a smaller one is 
   await load.more(1000);
   const first = await size();
   assert.ok(first > 31 * MiB && first < 32 * MiB);
-  await server.rpc("keel.apply", { config: configuration("64MiB") });
+  await apply("64MiB");
   const second = await size();
   assert.ok(second > 62 * MiB && second < 64 * MiB, `${second}`);
-  await assert.rejects(server.rpc("keel.apply", { config: configuration("48MiB"), allowDataLoss: true }));
+  await assert.rejects(apply("48MiB"), /can grow only/);
+  server.configure(configuration("64MiB"));
   assert.equal(await size(), second);
   await server.kill();
   await load.more(1000);
@@ -88,13 +94,13 @@ test("killed at any step of it the mirror has one size or the other, and grows w
     const { pid } = await server.rpc("keel.version");
     writeFileSync(`${armed}.new`, step.includes(":") ? step : `${step}:1`);
     renameSync(`${armed}.new`, armed);
-    await server.rpc("keel.apply", { config: configuration(`${megabytes}MiB`) }).catch(() => null);
+    await apply(`${megabytes}MiB`).catch(() => null);
     await until(() => !existsSync(armed), `it dies at ${step}`);
     await until(async () => (await server.rpc("keel.version")).pid !== pid, "it has a successor");
     await until(async () => (await state()) === "ok", `after ${step} the mirror is well`);
     const after = await size();
     assert.ok(after >= before, `${step}: ${before}, then ${after}`);
-    await server.rpc("keel.apply", { config: configuration(`${megabytes}MiB`) });
+    await apply(`${megabytes}MiB`);
     if ((await size()) <= (megabytes - 2) * MiB) await server.keel("mirror", "grow", "m");
     const grown = await size();
     assert.ok(grown > (megabytes - 2) * MiB && grown < megabytes * MiB, `${step}: ${grown}`);

@@ -78,6 +78,9 @@ void Mirror::grow(CommandDone done) {
              growth_.active() ? "it is growing" : "it can grow when it is served, for writing");
         return;
     }
+    for (const auto& leg : legs_) {
+        move_superblocks_of(*leg);
+    }
     std::vector<Carrier> carriers;
     std::string sizes;
     for (const auto& leg : legs_) {

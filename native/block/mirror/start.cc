@@ -211,6 +211,9 @@ void Mirror::serve() {
     for (Leg* leg : again) {
         begin_reading(*leg);
     }
+    for (const auto& leg : legs_) {
+        move_superblocks_of(*leg);  // its device may have grown since it was read
+    }
     run_parked();
     changed_.schedule();
     restart_sweep_timer();

@@ -40,11 +40,14 @@ test("keel apply with larger legs grows the mirror under load; a smaller one is 
   server = scene.node({ name: "grow", keeper: true });
   await server.start(configuration("32MiB"));
   await server.exporting();
-  const load = scene.load(
-    server,
-    "m",
-    "--seconds 0 --count 8000 --rate 2000 --verify --read-percent 50 --depth 8 --range-bytes 16m".split(" "),
-  );
+  const load = scene.load(server, "m", {
+    seconds: 0,
+    count: 8000,
+    rate: 2000,
+    readPercent: 50,
+    depth: 8,
+    rangeBytes: "16m",
+  });
   await load.more(1000);
   const first = await size();
   assert.ok(first > 31 * MiB && first < 32 * MiB);
@@ -82,11 +85,13 @@ test("killed at any step of it the mirror has one size or the other, and grows w
   let megabytes = 32;
   await server.start(configuration(`${megabytes}MiB`));
   await server.exporting();
-  const load = scene.load(
-    server,
-    "m",
-    "--seconds 600 --rate 1000 --verify --read-percent 50 --depth 8 --range-bytes 16m".split(" "),
-  );
+  const load = scene.load(server, "m", {
+    seconds: 600,
+    rate: 1000,
+    readPercent: 50,
+    depth: 8,
+    rangeBytes: "16m",
+  });
   await load.more(500);
   for (const step of steps) {
     const before = await size();

@@ -22,22 +22,29 @@ import {
 } from "./sources.mjs";
 import { findBinary } from "./system.mjs";
 
-const clang = findBinary("clang++-14");
+// Asked when it is needed: the set-up of the tests may just have installed it.
+const clang = () => findBinary("clang++-14");
 
 /** Flavours with `fuzzer` carry coverage counters; libFuzzer itself comes only with the clang compiler. */
 const flavours = {
   asan: {
-    compiler: clang ?? "g++",
-    flags: [
-      "-O1",
-      "-g",
-      "-fno-omit-frame-pointer",
-      "-D_GLIBCXX_ASSERTIONS",
-      "-fsanitize=address,undefined",
-      "-fno-sanitize-recover=all",
-      ...(clang ? ["-fsanitize=fuzzer-no-link"] : []),
-    ],
-    fuzzer: clang !== null,
+    get compiler() {
+      return clang() ?? "g++";
+    },
+    get flags() {
+      return [
+        "-O1",
+        "-g",
+        "-fno-omit-frame-pointer",
+        "-D_GLIBCXX_ASSERTIONS",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        ...(clang() ? ["-fsanitize=fuzzer-no-link"] : []),
+      ];
+    },
+    get fuzzer() {
+      return clang() !== null;
+    },
   },
   tsan: { compiler: "g++", flags: ["-O1", "-g", "-fsanitize=thread"], fuzzer: false },
   debug: { compiler: "g++", flags: ["-O0", "-g", "-D_GLIBCXX_ASSERTIONS"], fuzzer: false },

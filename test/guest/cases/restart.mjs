@@ -134,7 +134,7 @@ export function restartCases(suite) {
         `set -e; for round in $(seq 12); do ${host.connectCommand(NQN)} >/dev/null
          until namespace_device ${NQN} 1 >/dev/null; do sleep 0.02; done
          dd if=$(namespace_device ${NQN} 1) of=/dev/null bs=4k count=4 iflag=direct status=none; nvme disconnect -n ${NQN} >/dev/null; done`,
-        { deadlineS: 120 },
+        { deadlineS: 240 },
       );
       const kills = await killUntil(target, rounds.done, t);
       const { status, stdout, stderr } = await rounds.done;

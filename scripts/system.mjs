@@ -52,6 +52,7 @@ const present = {
   "tcmu-runner": () =>
     handlerFolders.some((folder) => existsSync(join(folder, "tcmu-runner/handler_qcow.so"))),
   "qemu-utils": binary("qemu-img"),
+  systemd: () => existsSync("/lib/systemd/systemd"),
 };
 
 export const buildPackages = ["g++", "make", "python3", "liburing-dev", "libisal-dev"];
@@ -69,6 +70,7 @@ export const guestPackages = [
   "iproute2",
   "xfsprogs",
   "e2fsprogs",
+  "systemd",
 ];
 
 export const missing = (packages) => packages.filter((name) => !present[name]());

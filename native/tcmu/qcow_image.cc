@@ -1,5 +1,9 @@
 #include "tcmu/qcow_image.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstring>
 #include <vector>
 
@@ -41,6 +45,20 @@ std::string examine_second_version(const std::string& path, QcowTables& tables) 
     return tables.unreadable() ? path + " cannot be read, or ends too early" : std::string();
 }
 
+// The handler makes room for a new cluster with this call alone, and fails every write that needs one where
+// the file system does not know it. Asked of a file without a name beside the image.
+bool zeroes_ranges(const std::string& path) {
+    const std::size_t slash = path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    const int file = open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (file < 0) {
+        return true;  // not known; the handler's own errors will tell
+    }
+    const bool known = fallocate(file, FALLOC_FL_ZERO_RANGE, 0, 4096) == 0 || errno != EOPNOTSUPP;
+    close(file);
+    return known;
+}
+
 }  // namespace
 
 std::string examine_qcow(const std::string& path, QcowImage& image) {
@@ -63,6 +81,12 @@ std::string examine_qcow(const std::string& path, QcowImage& image) {
         return path +
                " has a backing file: the handler would lose what lies beside a small write; "
                "remedy: qemu-img rebase -b \"\"";
+    }
+    if (!zeroes_ranges(path)) {
+        return path +
+               " lies on a file system without FALLOC_FL_ZERO_RANGE (such as tmpfs), which the handler "
+               "needs; "
+               "remedy: keep it on ext4 or xfs";
     }
     return version == 1 ? std::string() : examine_second_version(path, tables);
 }

@@ -13,7 +13,6 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { handlerPackages, missing } from "../../scripts/system.mjs";
@@ -43,7 +42,7 @@ async function succeeds(command, args) {
 before(async () => {
   if (skip) return;
   console.log(`KEEL_SEED=${seed}`);
-  folder = mkdtempSync(join(tmpdir(), "keel-tcmu-"));
+  folder = mkdtempSync("/var/tmp/keel-tcmu-");
   for (const name of ["image", "stressed"]) {
     await succeeds("qemu-img", ["create", "-q", "-f", "qcow2", path(`${name}.qcow2`), String(bytes)]);
   }

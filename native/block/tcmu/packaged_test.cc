@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -107,6 +109,10 @@ TEST_CASE("a qcow image that the packaged handler would damage is refused, untou
     CHECK(testing::make_qcow(zeroes, size_bytes).empty());
     run("qemu-io -c 'write -P 1 0 1M' -c 'write -z 0 128k' " + zeroes);
     CHECK(refused(zeroes).find("marked as zeroes") != std::string::npos);
+    const std::string in_memory = "/dev/shm/keel-test-" + std::to_string(getpid()) + ".qcow2";
+    CHECK(testing::make_qcow(in_memory, size_bytes).empty());
+    CHECK(refused(in_memory).find("FALLOC_FL_ZERO_RANGE") != std::string::npos);
+    std::remove(in_memory.c_str());
     run("qemu-img snapshot -c one " + image);
     CHECK(refused(image).find("snapshots") != std::string::npos);
 }

@@ -1,7 +1,6 @@
 // What a test file has around it: a directory, places, nodes and loads, all of which end with it.
 
 import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach } from "node:test";
 import { Load, Node } from "./node.mjs";
@@ -11,7 +10,7 @@ export class Scene {
   #ends = [];
 
   constructor() {
-    this.directory = mkdtempSync(join(tmpdir(), "keel-volumes-"));
+    this.directory = mkdtempSync("/var/tmp/keel-volumes-");
   }
 
   async place(name) {

@@ -1,7 +1,6 @@
 // What a test file has around it: a directory, places, nodes and loads, all of which end with it.
 
 import { mkdtempSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { after, afterEach } from "node:test";
 import { Load, Node } from "./node.mjs";
 import { Cable, Place } from "./place.mjs";

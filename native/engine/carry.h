@@ -22,7 +22,7 @@
 #include "durable/arena.h"
 #include "engine/carry_text.h"
 #include "engine/options.h"
-#include "reactor/buffer_pool.h"
+#include "reactor/data_buffers.h"
 #include "transport/tcp_transport.h"
 
 namespace engine {
@@ -47,7 +47,7 @@ CarryOrigin origin_of(const CarryText& text);
 struct CarryTarget {
     durable::Arena& arena;  // fresh
     const Options& options;
-    reactor::BufferPool& buffers;
+    reactor::DataBuffers& buffers;
     std::span<const std::byte> old_pool;
     // How many bytes a process has taken from the socket of this connection; nothing if there is no socket.
     std::function<std::optional<std::uint64_t>(std::uint64_t id)> received;

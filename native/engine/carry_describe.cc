@@ -188,7 +188,7 @@ std::uint32_t bytes_that_count(const CommandRecord& record, std::uint16_t slot, 
             if (state.command == slot && state.phase == ReceivePhase::data) {
                 bytes =
                     state.data_position + std::min<std::uint64_t>(received - state.consumed, state.remaining);
-            } else if ((record.in_capsule & transport::data_in_capsule) != 0) {
+            } else if ((record.in_capsule & nvme::data_in_capsule) != 0) {
                 bytes = record.buffer_bytes;
             } else if (state.command == slot) {
                 bytes = std::max(record.received_bytes, state.command_received);

@@ -141,6 +141,7 @@ void each_field(auto& visit, Of<nvme::CommandRecord> auto& record) {
     visit("status_flags", record.status_flags);
     visit("in_capsule", record.in_capsule);
     visit("transfer_tag", record.transfer_tag);
+    visit("buffer_wanted", record.buffer_wanted);
 }
 
 void each_field(auto& visit, Of<transport::ReceiveState> auto& record) {

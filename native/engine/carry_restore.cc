@@ -58,7 +58,7 @@ class Restorer {
         }
         finish_connection();
         for (const auto& [offset, bytes] : buffers_) {
-            target_.buffers.release(offset, bytes);
+            target_.buffers.pool_of(offset).release(offset, bytes);
         }
         return std::move(result_);
     }
@@ -388,7 +388,10 @@ bool Restorer::copy_buffers() {
         if (!slot.in_pool) {
             continue;
         }
-        const auto offset = target_.buffers.allocate(slot.record.buffer_bytes);
+        auto offset = target_.buffers.common().allocate(slot.record.buffer_bytes);
+        if (!offset) {
+            offset = target_.buffers.reserve().allocate(slot.record.buffer_bytes);
+        }
         if (!offset) {
             return false;
         }

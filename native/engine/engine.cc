@@ -88,9 +88,9 @@ Engine::Engine(const Options& options, durable::Arena arena, durable::MemoryFile
 
 void Engine::build() {
     base::arm_crash_points_from_environment();
-    buffers_ = std::make_unique<reactor::BufferPool>(data_.memory());
+    buffers_ = std::make_unique<reactor::DataBuffers>(data_.memory());
     buffer_service_ =
-        std::make_unique<reactor::MemberDeferred<&reactor::BufferPool::serve_waiters>>(reactor_, *buffers_);
+        std::make_unique<reactor::MemberDeferred<&reactor::DataBuffers::serve_waiters>>(reactor_, *buffers_);
     buffers_->serve_with(*buffer_service_);
     regions_.set(transport::MemoryRegions::data_pool, data_.memory());
     auto zeroes =
@@ -103,7 +103,7 @@ void Engine::build() {
         records<MemoryRecord>(arena_, Region::memories, limits::devices_max), regions_);
     environment_ = std::make_unique<block::Environment>(block::Environment{
         .reactor = reactor_,
-        .buffers = *buffers_,
+        .buffers = buffers_->common(),
         .find = [this](const std::string& name) { return find_device(name); },
         .memory = [this](const std::string& name,
                          std::uint64_t bytes) { return memories_->get(name, bytes); },
@@ -114,7 +114,7 @@ void Engine::build() {
     });
 
     target_ = std::make_unique<nvme::Target>(
-        reactor_, *buffers_,
+        reactor_, buffers_->common(),
         nvme::Target::Records{
             .controllers =
                 records<nvme::ControllerRecord>(arena_, Region::controllers, options_.controllers_max),
@@ -481,7 +481,7 @@ void Engine::quarantine_buffers() {
             const nvme::CommandRecord& command = commands[index];
             if (command.state != nvme::CommandState::free && command.buffer_bytes != 0 &&
                 command.buffer_bytes <= limits::transfer_bytes_max &&
-                buffers_->reserve(command.data_offset, command.buffer_bytes)) {
+                buffers_->pool_of(command.data_offset).reserve(command.data_offset, command.buffer_bytes)) {
                 quarantined_.emplace_back(command.data_offset, command.buffer_bytes);
             }
         }
@@ -503,7 +503,7 @@ void Engine::check_quarantine() {
         return;
     }
     for (const auto& [offset, bytes] : std::exchange(quarantined_, {})) {
-        buffers_->release(offset, bytes);
+        buffers_->pool_of(offset).release(offset, bytes);
     }
 }
 

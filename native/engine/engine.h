@@ -26,7 +26,7 @@
 #include "engine/options.h"
 #include "engine/restart_history.h"
 #include "nvme/target.h"
-#include "reactor/buffer_pool.h"
+#include "reactor/data_buffers.h"
 #include "reactor/reactor.h"
 #include "reactor/uring_kernel.h"
 #include "transport/tcp_transport.h"
@@ -199,7 +199,7 @@ class Engine {
 
     const Options& options() const { return options_; }
     durable::Arena& arena() { return arena_; }
-    reactor::BufferPool& buffers() { return *buffers_; }
+    reactor::DataBuffers& buffers() { return *buffers_; }
     void log(const char* level, const char* area, std::string message);
 
   private:
@@ -294,9 +294,9 @@ class Engine {
     std::unique_ptr<KeeperLink> keeper_;
     const bool other_layout_;  // the predecessor's arena cannot be read by this version
     reactor::Reactor reactor_;
-    std::unique_ptr<reactor::BufferPool> buffers_;
+    std::unique_ptr<reactor::DataBuffers> buffers_;
     // Gives released buffers to those who wait for one.
-    std::unique_ptr<reactor::MemberDeferred<&reactor::BufferPool::serve_waiters>> buffer_service_;
+    std::unique_ptr<reactor::MemberDeferred<&reactor::DataBuffers::serve_waiters>> buffer_service_;
     transport::MemoryRegions regions_;
     std::unique_ptr<Memories> memories_;
     std::unique_ptr<block::Environment> environment_;

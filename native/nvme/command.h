@@ -43,6 +43,10 @@ enum class DataDirection : std::uint8_t { none = 0, to_controller = 1, to_host =
 
 inline constexpr std::uint16_t no_data_region = 0xFFFF;
 
+// Bits of CommandRecord::in_capsule.
+inline constexpr std::uint8_t data_in_capsule = 1;
+inline constexpr std::uint8_t data_rejected = 2;  // the command fails with `status` once its data was taken
+
 struct CommandRecord {
 #if KEEL_TEST_LAYOUT == 2
     std::uint64_t reserved2;
@@ -52,7 +56,7 @@ struct CommandRecord {
     std::uint64_t response_sequence;  // 72: transmit queue entry of the response, when done
     std::uint64_t data_offset;        // 80: in the region
     std::uint32_t data_length;        // 88: bytes that the transfer has
-    std::uint32_t buffer_bytes;       // 92: bytes owned in the data pool, 0 if none
+    std::uint32_t buffer_bytes;       // 92: bytes owned in the data pool, 0 if none (yet)
     std::uint32_t received_bytes;     // 96: receiving: bytes of the data that are in place and committed
     std::uint32_t result0;            // 100: completion dword 0
     std::uint32_t result1;            // 104: completion dword 1
@@ -63,9 +67,9 @@ struct CommandRecord {
     CommandState state;               // 118
     DataDirection direction;          // 119
     std::uint8_t status_flags;        // 120: bit 0 DNR, bit 1 MORE
-    std::uint8_t in_capsule;          // 121: the data came or comes in the capsule
+    std::uint8_t in_capsule;          // 121: whether the data came or comes in the capsule (bits above)
     std::uint16_t transfer_tag;       // 122: TTAG of the R2T that was sent
-    std::uint8_t reserved[4];         // 124
+    std::uint32_t buffer_wanted;      // 124: receiving: size of the buffer that the data needs
 };
 static_assert(sizeof(CommandRecord) == 128 || KEEL_TEST_LAYOUT == 2);
 

@@ -84,7 +84,7 @@ QueuePair::QueuePair(Target& target, Connection& connection, reactor::Reactor& r
     : target_(target),
       connection_(connection),
       reactor_(reactor),
-      buffers_(std::make_shared<reactor::BufferShare>(buffers)),
+      buffers_(std::make_shared<reactor::HostBuffers>(buffers)),
       record_(record),
       records_(command_records.size() < no_slot ? command_records : command_records.first(no_slot - 1)) {
     void* const memory = target_.command_memory().take(sizeof(Command) * records_.size());
@@ -108,9 +108,9 @@ QueuePair::~QueuePair() {
     target_.connection_closed();
 }
 
-void QueuePair::draw_from(std::shared_ptr<reactor::BufferShare> share) {
-    EK_CHECK(buffers_->bytes_held() == 0, "a queue changes its share of the buffers while it holds some");
-    buffers_ = std::move(share);
+void QueuePair::draw_from(std::shared_ptr<reactor::HostBuffers> buffers) {
+    EK_CHECK(buffers_->bytes_held() == 0, "a queue changes its buffers while it holds some");
+    buffers_ = std::move(buffers);
 }
 
 // Twice the queue's entries: a slot is free only after its response was sent, and a quick host has then used
@@ -252,6 +252,23 @@ bool QueuePair::allocate_data(Command& command, std::uint32_t bytes) {
     EK_CHECK(record.buffer_bytes >= bytes, "a command wants a larger buffer than it has");
     record.data_length = bytes;
     command.data = buffers_->at(record.data_offset);
+    return true;
+}
+
+bool QueuePair::allocate_to_receive(Command& command) {
+    CommandRecord& record = *command.record;
+    const auto offset = buffers_->allocate(record.buffer_wanted);
+    if (!offset) {
+        buffers_->wait(command);
+        return false;
+    }
+    command.data = buffers_->at(*offset);
+    record.data_region = 0;
+    record.data_offset = *offset;
+    std::atomic_signal_fence(
+        std::memory_order_seq_cst);  // a successor believes the offset if there is a size
+    record.buffer_bytes = record.buffer_wanted;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
     return true;
 }
 
@@ -427,7 +444,9 @@ void QueuePair::dispatch(Command& command) {
 }
 
 void QueuePair::resume(Command& command) {
-    if (command.executing && command.record->state == CommandState::ready) {
+    if (command.record->state == CommandState::receiving) {
+        connection_.go_on_receiving(command);
+    } else if (command.executing && command.record->state == CommandState::ready) {
         dispatch(command);
     }
 }

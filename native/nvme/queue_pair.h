@@ -19,7 +19,7 @@
 
 #include "base/limits.h"
 #include "nvme/command.h"
-#include "reactor/buffer_share.h"
+#include "reactor/data_buffers.h"
 #include "reactor/reactor.h"
 #include "wire/nvme.h"
 
@@ -62,6 +62,8 @@ class Connection {
     // The record is `done`: queue data (direction to_host and status success: data_length bytes) and the
     // response.
     virtual void respond(Command& command) = 0;
+    // A command that is `receiving` waited for its buffer (allocate_to_receive): there may be one now.
+    virtual void go_on_receiving(Command& command) = 0;
     // Ends the connection as soon as what is queued was sent (`drain`) or at once. Never re-entrant: the
     // queue pair hears of it later by QueuePair::disconnected.
     virtual void disconnect(bool drain, const char* reason) = 0;
@@ -95,9 +97,12 @@ class QueuePair {
 
     // --- for the transport ---------------------------------------------------------------------------------
 
-    // Buffers are taken from this share of the pool from now on; before the first command.
-    void draw_from(std::shared_ptr<reactor::BufferShare> share);
-    reactor::BufferShare& buffers() { return *buffers_; }
+    // Buffers are taken from these from now on; before the first command.
+    void draw_from(std::shared_ptr<reactor::HostBuffers> buffers);
+    reactor::HostBuffers& buffers() { return *buffers_; }
+    // The buffer that record.buffer_wanted asks for, for data that the host is to be asked for. False: none
+    // now, Connection::go_on_receiving will be called.
+    bool allocate_to_receive(Command& command);
 
     // A free slot, or null: the host has more commands outstanding than the queue has entries (its fault).
     Command* take_slot();
@@ -189,7 +194,7 @@ class QueuePair {
     Target& target_;
     Connection& connection_;
     reactor::Reactor& reactor_;
-    std::shared_ptr<reactor::BufferShare> buffers_;
+    std::shared_ptr<reactor::HostBuffers> buffers_;
     QueueRecord& record_;
     std::span<CommandRecord> records_;
     // Address space for as many commands as there are records; constructed (and so backed by memory) as far

@@ -18,6 +18,10 @@ bool QueuePair::abort(Command& command) {
     }
     command.abort_requested = true;
     if (!command.executing) {
+        if (command.waits_for_buffer()) {  // and the host was not asked for its data
+            buffers_->stop_waiting(command);
+            finish(command, wire::status::abort_requested, false);
+        }
         return true;  // its data is not here yet: execute() ends it
     }
     if (is_fabrics(command.sqe())) {

@@ -93,6 +93,10 @@ bool QueuePair::adopt_record(std::uint16_t slot) {
             return false;
         }
         command.data = buffers_->at(record.data_offset);
+    } else if (record.state == CommandState::receiving && (record.in_capsule & data_in_capsule) == 0 &&
+               (record.buffer_wanted == 0 || record.buffer_wanted > limits::data_block_bytes_max ||
+                record.data_length > record.buffer_wanted)) {
+        return false;
     }
     command.received_at = reactor_.now();
     if (record.state != CommandState::done) {

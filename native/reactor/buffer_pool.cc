@@ -30,8 +30,9 @@ constexpr std::uint8_t state(std::uint8_t what, std::uint32_t order) {
 
 static_assert(limits::data_block_bytes_min == limits::page_bytes, "the bookkeeping counts in pages");
 
-BufferPool::BufferPool(std::span<std::byte> memory)
-    : memory_(memory), pages_(static_cast<std::uint32_t>(memory.size() >> page_shift)) {
+BufferPool::BufferPool(std::span<std::byte> memory, std::uint64_t begin)
+    : memory_(memory), begin_(begin), pages_(static_cast<std::uint32_t>(memory.size() >> page_shift)) {
+    EK_CHECK(begin % limits::data_block_bytes_max == 0, "the largest buffer is aligned to its size");
     EK_CHECK(memory.size() % limits::page_bytes == 0, "the pool is made of whole pages");
     EK_CHECK(memory.size() >> page_shift < no_page, "page numbers have 32 bits");
     links_.resize(pages_, {no_page, no_page});
@@ -155,13 +156,14 @@ std::optional<std::uint64_t> BufferPool::allocate(std::uint32_t bytes) {
     }
     state_[*page] = state(used_block, order);
     bytes_in_use_ += std::uint64_t{limits::page_bytes} << order;
-    return std::uint64_t{*page} << page_shift;
+    return begin_ + (std::uint64_t{*page} << page_shift);
 }
 
 void BufferPool::release(std::uint64_t offset, std::uint32_t bytes) {
     const std::uint32_t order = order_of(bytes);
-    EK_CHECK(offset % limits::page_bytes == 0 && offset < memory_.size(), "not a buffer of this pool");
-    const auto page = static_cast<std::uint32_t>(offset >> page_shift);
+    EK_CHECK(offset % limits::page_bytes == 0 && offset >= begin_ && offset - begin_ < memory_.size(),
+             "not a buffer of this pool");
+    const auto page = static_cast<std::uint32_t>((offset - begin_) >> page_shift);
     EK_CHECK(state_[page] == state(used_block, order), "released what was not allocated with this size");
     bytes_in_use_ -= std::uint64_t{limits::page_bytes} << order;
     released_ = true;
@@ -177,16 +179,17 @@ void BufferPool::release(std::uint64_t offset, std::uint32_t bytes) {
 }
 
 bool BufferPool::reserve(std::uint64_t offset, std::uint32_t bytes) {
-    if (bytes == 0 || bytes > limits::data_block_bytes_max || offset >= memory_.size()) {
+    if (bytes == 0 || bytes > limits::data_block_bytes_max || offset < begin_ ||
+        offset - begin_ >= memory_.size()) {
         return false;
     }
     const std::uint32_t order = order_of(bytes);
     const std::uint64_t size = std::uint64_t{limits::page_bytes} << order;
-    if (offset % size != 0 || size > memory_.size() - offset) {
+    if (offset % size != 0 || size > memory_.size() - (offset - begin_)) {
         return false;
     }
     merge_recent();
-    const auto page = static_cast<std::uint32_t>(offset >> page_shift);
+    const auto page = static_cast<std::uint32_t>((offset - begin_) >> page_shift);
     for (std::uint32_t from = order; from < orders; ++from) {
         const std::uint32_t start = page & ~((1u << from) - 1);
         if (state_[start] == state(free_block, from)) {
@@ -239,11 +242,18 @@ void BufferPool::stop_waiting(BufferWaiter& waiter) {
     if (!waiter.waiting_) {
         return;
     }
+    unlink(waiter);
+    released_ = true;  // the next in line may want less
+    if (first_waiter_ != nullptr && service_ != nullptr) {
+        service_->schedule();
+    }
+}
+
+void BufferPool::unlink(BufferWaiter& waiter) {
     waiter.waiting_ = false;
     --waiters_;
     (waiter.previous_ != nullptr ? waiter.previous_->next_ : first_waiter_) = waiter.next_;
     (waiter.next_ != nullptr ? waiter.next_->previous_ : last_waiter_) = waiter.previous_;
-    released_ = true;  // the next in line may want less
 }
 
 void BufferPool::serve_waiters() {
@@ -254,7 +264,7 @@ void BufferPool::serve_waiters() {
     bool refused = false;
     for (std::uint32_t left = waiters_; left > 0 && first_waiter_ != nullptr && !refused; --left) {
         BufferWaiter& waiter = *first_waiter_;
-        stop_waiting(waiter);
+        unlink(waiter);
         served_in_vain_ = false;
         released_ = false;
         waiter.buffer_available();

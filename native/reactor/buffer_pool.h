@@ -43,7 +43,9 @@ class BufferWaiter {
 
 class BufferPool {
   public:
-    explicit BufferPool(std::span<std::byte> memory);
+    // `begin`: the offset of the memory's first byte (a multiple of limits::data_block_bytes_max), for a pool
+    // that is a part of something larger.
+    explicit BufferPool(std::span<std::byte> memory, std::uint64_t begin = 0);
     ~BufferPool();
     BufferPool(const BufferPool&) = delete;
     BufferPool& operator=(const BufferPool&) = delete;
@@ -72,7 +74,7 @@ class BufferPool {
         return std::bit_ceil(std::max(bytes, limits::data_block_bytes_min));
     }
 
-    std::byte* at(std::uint64_t offset) { return memory_.data() + offset; }
+    std::byte* at(std::uint64_t offset) { return memory_.data() + (offset - begin_); }
     std::span<std::byte> memory() { return memory_; }
     std::uint64_t bytes_in_use() const { return bytes_in_use_; }
     std::uint64_t bytes_total() const { return memory_.size(); }
@@ -92,6 +94,7 @@ class BufferPool {
 
     static std::uint32_t order_of(std::uint32_t bytes);
     void append(BufferWaiter& waiter);
+    void unlink(BufferWaiter& waiter);
     void push(FreeList& list, std::uint32_t page, std::uint8_t state);
     std::uint32_t pop(FreeList& list);
     void unlink(FreeList& list, std::uint32_t page);
@@ -101,6 +104,7 @@ class BufferPool {
     std::optional<std::uint32_t> take(std::uint32_t order);
 
     std::span<std::byte> memory_;
+    std::uint64_t begin_;
     std::uint32_t pages_;
     FreeList free_[orders];     // merged free blocks, per order
     FreeList recent_[orders];   // blocks released lately, not merged: given out again first, still warm

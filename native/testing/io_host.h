@@ -48,6 +48,8 @@ class IoQueue final : public nvme::Connection {
     bool answered(std::uint16_t cid) const { return answers.contains(cid); }
     Answer take(std::uint16_t cid);
 
+    void go_on_receiving(nvme::Command&) override {}  // none waits
+
     void respond(nvme::Command& command) override;
     void disconnect(bool, const char*) override {}
     const nvme::Endpoint& endpoint() const override { return endpoint_; }

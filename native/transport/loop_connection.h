@@ -66,6 +66,7 @@ class LoopConnection final : public nvme::Connection {
 
     // --- nvme::Connection ----------------------------------------------------------------------------------
     void respond(nvme::Command& command) override;
+    void go_on_receiving(nvme::Command&) override {}  // none waits: see submit
     void disconnect(bool drain, const char* reason) override;
     const nvme::Endpoint& endpoint() const override { return options_.endpoint; }
     const nvme::TransportTraits& traits() const override { return options_.traits; }

@@ -14,20 +14,18 @@ namespace transport {
 
 TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots,
                              nvme::Endpoint endpoint, DigestPolicies policies,
-                             std::shared_ptr<reactor::BufferShare> share)
+                             std::shared_ptr<reactor::HostBuffers> buffers)
     : around_(surroundings),
       socket_(socket),
       slots_(slots),
       record_(*slots.record),
       endpoint_(std::move(endpoint)),
       policies_(policies),
-      queue_(surroundings.target, *this, surroundings.reactor, surroundings.buffers, slots.record->queue,
-             slots.commands),
+      queue_(surroundings.target, *this, surroundings.reactor, surroundings.buffers.common(),
+             slots.record->queue, slots.commands),
       flush_(surroundings.reactor, *this),
       progress_(surroundings.reactor, *this) {
-    if (share != nullptr) {
-        queue_.draw_from(std::move(share));
-    }
+    queue_.draw_from(std::move(buffers));
     receive_operation_.connection = this;
     receive_operation_.complete = [](reactor::Operation& operation, std::int32_t result) {
         static_cast<SocketOperation&>(operation).connection->received(result);
@@ -41,7 +39,7 @@ TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSl
 
 TcpConnection::~TcpConnection() {
     EK_CHECK(!receive_armed_ && !send_armed_, "a connection ends after its operations");
-    queue_.buffers().stop_waiting(*this);
+    queue_.buffers().stop_waiting_for_stream(*this);
     count_unsent(0);
 }
 
@@ -128,7 +126,7 @@ void TcpConnection::begin_ending(const char* reason) {
         reason_ = reason;
     }
     stalled_ = false;
-    queue_.buffers().stop_waiting(*this);
+    queue_.buffers().stop_waiting_for_stream(*this);
     flush_.cancel();
     progress_.stop();
     waiting_first_ = waiting_last_ = nullptr;

@@ -23,7 +23,7 @@
 
 #include "nvme/io_commands.h"
 #include "nvme/queue_pair.h"
-#include "reactor/buffer_pool.h"
+#include "reactor/data_buffers.h"
 #include "reactor/reactor.h"
 #include "transport/memory_regions.h"
 #include "transport/tcp_records.h"
@@ -67,7 +67,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     struct Surroundings {
         reactor::Reactor& reactor;
         nvme::Target& target;
-        reactor::BufferPool& buffers;
+        reactor::DataBuffers& buffers;
         const MemoryRegions& regions;
         const TcpOptions& options;
         // The connection has ended, nothing refers to it any more; the owner closes the socket and destroys
@@ -78,10 +78,9 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
         bool reads = true;  // false: no receive is begun, because the process is to be replaced
     };
 
-    // Takes `socket` (blocking mode) over; the owner closes it. `share`: of the data buffers, without bound
-    // if null.
+    // Takes `socket` (blocking mode) over; the owner closes it. `buffers`: of the host.
     TcpConnection(Surroundings& surroundings, int socket, const TcpSlots& slots, nvme::Endpoint endpoint,
-                  DigestPolicies policies, std::shared_ptr<reactor::BufferShare> share = nullptr);
+                  DigestPolicies policies, std::shared_ptr<reactor::HostBuffers> buffers);
     ~TcpConnection() override;
 
     // A new connection: formats the record and begins to receive.
@@ -101,6 +100,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
 
     // nvme::Connection
     void respond(nvme::Command& command) override;
+    void go_on_receiving(nvme::Command& command) override;
     void disconnect(bool drain, const char* reason) override;
     const nvme::Endpoint& endpoint() const override { return endpoint_; }
     const nvme::TransportTraits& traits() const override { return around_.options.traits; }
@@ -232,7 +232,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     iovec receive_segments_[2]{};
     std::uint64_t received_ = 0;  // stream offset up to which bytes are in place
     bool receive_armed_ = false;
-    bool stalled_ = false;  // no data buffer for the capsule at `consumed`
+    bool stalled_ = false;  // no buffer for the data in the capsule at `consumed`
     // While a command is executed whose capsule is not consumed yet: what makes it so.
     const ReceiveState* consuming_ = nullptr;
     std::uint32_t requests_open_ = 0;  // commands whose data was requested and is not complete
@@ -262,9 +262,10 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     bool half_closed_ = false;  // the termination request was sent, the host may still talk
     bool ending_ = false;       // the socket is shut down
     bool queue_idle_ = false;
-    std::vector<std::uint16_t> adopted_live_;   // between adopt and resume
-    std::vector<std::uint16_t> adopted_ready_;  // between resume and execute_adopted
-    bool reads_later_ = false;                  // between execute_adopted and read_adopted
+    std::vector<std::uint16_t> adopted_live_;     // between adopt and resume
+    std::vector<std::uint16_t> adopted_ready_;    // between resume and execute_adopted
+    std::vector<std::uint16_t> adopted_waiting_;  // for a buffer, between resume and read_adopted
+    bool reads_later_ = false;                    // between execute_adopted and read_adopted
 };
 
 }  // namespace transport

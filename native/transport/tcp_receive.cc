@@ -37,7 +37,7 @@ std::uint32_t load_digest(const std::byte* at) {
 void reject_data(nvme::CommandRecord& record) {
     record.status = wire::status::transient_transport_error.value;
     record.status_flags = 0;
-    record.in_capsule |= data_rejected;
+    record.in_capsule |= nvme::data_rejected;
 }
 
 }  // namespace
@@ -263,12 +263,13 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         in_capsule && to_controller && available >= layout.pdu_bytes && queue_.writes_inline(*command);
     const std::uint32_t buffer_bytes =
         to_controller && !from_stream ? std::max(transfer_bytes, admission.buffer_bytes) : 0;
-    if (buffer_bytes != 0) {
-        const auto buffer = queue_.buffers().allocate(buffer_bytes);
+    record.buffer_wanted = buffer_bytes;
+    if (buffer_bytes != 0 && in_capsule) {
+        const auto buffer = queue_.buffers().allocate_for_stream(buffer_bytes);
         if (!buffer) {
             queue_.release(*command);
             stalled_ = true;
-            queue_.buffers().wait(*this);
+            queue_.buffers().wait_for_stream(*this);
             return Step::stop;
         }
         record.data_region = MemoryRegions::data_pool;
@@ -279,10 +280,10 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     record.data_length = accepted ? admission.length : 0;
     record.direction = accepted ? admission.direction : nvme::DataDirection::none;
     if (in_capsule) {
-        record.in_capsule = data_in_capsule;
+        record.in_capsule = nvme::data_in_capsule;
     }
     if (!accepted) {
-        record.in_capsule |= data_rejected;
+        record.in_capsule |= nvme::data_rejected;
         record.status = admission.status.value;
         record.status_flags = admission.dnr ? nvme::status_flag_dnr : 0;
     }
@@ -304,8 +305,7 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         state.consumed += layout.pdu_bytes;
         commit(state);
         if (wants_data) {
-            ++requests_open_;
-            request_data(*command);
+            go_on_receiving(*command);
         } else {
             start(*command);
         }
@@ -354,6 +354,19 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
     state.remaining = layout.data_bytes;
     begin_data(state);
     return Step::again;
+}
+
+// The command's data is not requested yet: first a buffer for it, then the request.
+void TcpConnection::go_on_receiving(nvme::Command& command) {
+    if (ending_ || draining_after_error() || !queue_.allocate_to_receive(command)) {
+        return;
+    }
+    EK_CRASH_POINT("tcp.receive.buffer");
+    if (requests_open_++ == 0) {
+        last_received_at_ = around_.reactor.now();  // until now the host owed nothing
+    }
+    request_data(command);
+    watch_progress();
 }
 
 // A write whose data need not be moved to a buffer first. The device takes it from the stream buffer, and
@@ -408,7 +421,7 @@ TcpConnection::Step TcpConnection::take_data(ReceiveState& state) {
     state.phase = ReceivePhase::header;
     state.command_received = received_bytes;
     commit(state);
-    if ((record.in_capsule & data_in_capsule) != 0) {
+    if ((record.in_capsule & nvme::data_in_capsule) != 0) {
         capsule_data_complete(command, digest_ok);
     } else {
         h2c_data_complete(command, received_bytes);
@@ -450,7 +463,7 @@ void TcpConnection::make_ready(nvme::Command& command) {
 
 void TcpConnection::start(nvme::Command& command) {
     const nvme::CommandRecord& record = *command.record;
-    if ((record.in_capsule & data_rejected) != 0) {
+    if ((record.in_capsule & nvme::data_rejected) != 0) {
         queue_.fail(command, wire::Status{record.status}, (record.status_flags & nvme::status_flag_dnr) != 0);
         return;
     }
@@ -498,7 +511,7 @@ TcpConnection::Step TcpConnection::take_h2c_data(ReceiveState& state, const std:
     nvme::Command& command = queue_.commands()[slot];
     nvme::CommandRecord& record = *command.record;
     const std::uint32_t generation_mask = ~(((1u << tag_piece_bits) - 1) << tag_slot_bits);
-    if (record.state != nvme::CommandState::receiving || (record.in_capsule & data_in_capsule) != 0 ||
+    if (record.state != nvme::CommandState::receiving || (record.in_capsule & nvme::data_in_capsule) != 0 ||
         (tag & generation_mask) != record.transfer_tag || piece >= record.progress) {
         return fail(FatalErrorStatus::invalid_pdu_header_field, offsetof(wire::H2cData, ttag));
     }

@@ -26,10 +26,6 @@ enum class ReceivePhase : std::uint8_t {
 
 inline constexpr std::uint16_t no_command = 0xFFFF;
 
-// Bits of CommandRecord::in_capsule.
-inline constexpr std::uint8_t data_in_capsule = 1;
-inline constexpr std::uint8_t data_rejected = 2;  // the command fails with `status` once its data was taken
-
 // TTAG of an R2T: a generation (2 bits), the piece of the transfer, the command's slot.
 inline constexpr std::uint32_t tag_slot_bits = 11;
 inline constexpr std::uint32_t tag_piece_bits = 3;
@@ -153,6 +149,6 @@ inline constexpr std::uint32_t split_bytes_max = 4096;
 inline constexpr std::uint32_t split_data_offset = 4096;
 inline constexpr std::uint32_t command_stride = limits::command_slots_max * sizeof(nvme::CommandRecord);
 inline constexpr std::uint32_t transmit_stride = limits::transmit_entries_max * sizeof(TransmitEntry);
-inline constexpr std::uint32_t tcp_records_version = KEEL_TEST_LAYOUT;
+inline constexpr std::uint32_t tcp_records_version = 1 + KEEL_TEST_LAYOUT;
 
 }  // namespace transport

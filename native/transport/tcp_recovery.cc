@@ -198,11 +198,15 @@ void TcpConnection::resume_receiving(nvme::Command& command, const ReceiveState&
     nvme::CommandRecord& record = *command.record;
     const bool being_received = (state.phase == ReceivePhase::data || state.phase == ReceivePhase::skip) &&
                                 state.command == command.slot;
-    if ((record.in_capsule & data_in_capsule) != 0) {
+    if ((record.in_capsule & nvme::data_in_capsule) != 0) {
         if (!being_received) {
             // All of the capsule is here, the slot was not made ready yet.
             ready_after_adoption(command, true);
         }
+        return;
+    }
+    if (record.buffer_bytes == 0) {
+        adopted_waiting_.push_back(command.slot);
         return;
     }
     record.progress = 0;
@@ -225,7 +229,8 @@ void TcpConnection::resume_receiving(nvme::Command& command, const ReceiveState&
 void TcpConnection::ready_after_adoption(nvme::Command& command, bool in_capsule) {
     nvme::CommandRecord& record = *command.record;
     const auto offset = static_cast<std::uint32_t>(record.sqe.dptr.address);
-    if (in_capsule && offset != 0 && (record.in_capsule & data_rejected) == 0 && command.data != nullptr) {
+    if (in_capsule && offset != 0 && (record.in_capsule & nvme::data_rejected) == 0 &&
+        command.data != nullptr) {
         std::memmove(command.data, command.data + offset, record.data_length);
         record.sqe.dptr.address = 0;
     }
@@ -283,9 +288,14 @@ void TcpConnection::execute_interrupted() {
 }
 
 void TcpConnection::read_adopted() {
-    if (std::exchange(reads_later_, false) && !ending_) {
-        parse();
+    if (!std::exchange(reads_later_, false) || ending_) {
+        return;
     }
+    // Not earlier: buffers of connections that were taken over later had to be found free.
+    for (const std::uint16_t slot : std::exchange(adopted_waiting_, {})) {
+        go_on_receiving(queue_.commands()[slot]);
+    }
+    parse();
 }
 
 std::uint32_t TcpTransport::execute_adopted() {

@@ -107,7 +107,7 @@ struct TcpTransport::Listener {
     reactor::MemberTimer<&Listener::accept_next> pause;
 };
 
-TcpTransport::TcpTransport(reactor::Reactor& reactor, nvme::Target& target, reactor::BufferPool& buffers,
+TcpTransport::TcpTransport(reactor::Reactor& reactor, nvme::Target& target, reactor::DataBuffers& buffers,
                            const MemoryRegions& memory, durable::Arena& arena, const Regions& regions,
                            const TcpOptions& options, const TransportLimits& transport_limits)
     : reactor_(reactor),
@@ -350,11 +350,8 @@ bool TcpTransport::admit_address(const std::string& address) {
 
 TcpTransport::OfAddress& TcpTransport::of_address(const std::string& address) {
     OfAddress& found = by_address_[address];
-    if (found.share == nullptr) {
-        // Half of the buffers: what one host leaves unsent and untaken never stops the others.
-        found.share = std::make_shared<reactor::BufferShare>(
-            around_.buffers,
-            std::max<std::uint64_t>(around_.buffers.bytes_total() / 2, limits::data_block_bytes_max));
+    if (found.buffers == nullptr) {
+        found.buffers = std::make_shared<reactor::HostBuffers>(around_.buffers);
     }
     return found;
 }
@@ -396,7 +393,7 @@ bool TcpTransport::take(int socket, std::uint64_t id, bool discovery_only) {
     next_id_ = std::max(next_id_, id + 1);
     const DigestPolicies policies = policies_for(endpoint);
     connections_[slot] = std::make_unique<TcpConnection>(around_, socket, slots_of(slot), std::move(endpoint),
-                                                         policies, peer.share);
+                                                         policies, peer.buffers);
     connections_[slot]->open(id);
     return true;
 }
@@ -416,7 +413,7 @@ TcpTransport::Adoption TcpTransport::adopt(int socket, std::uint64_t id, bool di
         const nvme::Endpoint endpoint = endpoint_of(socket, discovery_only);
         auto connection =
             std::make_unique<TcpConnection>(around_, socket, slots, endpoint, policies_for(endpoint),
-                                            of_address(endpoint.peer_address).share);
+                                            of_address(endpoint.peer_address).buffers);
         if (!connection->adopt()) {
             why = connection->reason();
             break;  // its slots stay as they are until forget_unadopted

@@ -15,7 +15,7 @@
 #include "base/result.h"
 #include "durable/arena.h"
 #include "nvme/target.h"
-#include "reactor/buffer_pool.h"
+#include "reactor/data_buffers.h"
 #include "reactor/reactor.h"
 #include "transport/memory_regions.h"
 #include "transport/tcp_connection.h"
@@ -63,7 +63,7 @@ class TcpTransport {
         std::size_t connections, commands, transmit, stream;
     };
 
-    TcpTransport(reactor::Reactor& reactor, nvme::Target& target, reactor::BufferPool& buffers,
+    TcpTransport(reactor::Reactor& reactor, nvme::Target& target, reactor::DataBuffers& buffers,
                  const MemoryRegions& memory, durable::Arena& arena, const Regions& regions,
                  const TcpOptions& options, const TransportLimits& transport_limits);
     ~TcpTransport();
@@ -135,7 +135,7 @@ class TcpTransport {
     // What connections from one address have together.
     struct OfAddress {
         std::uint32_t connections = 0;
-        std::shared_ptr<reactor::BufferShare> share;
+        std::shared_ptr<reactor::HostBuffers> buffers;
     };
     OfAddress& of_address(const std::string& address);
     DigestPolicies policies_for(const nvme::Endpoint& endpoint) const;

@@ -12,11 +12,13 @@
 #include <thread>
 #include <vector>
 
+#include "recovery_server.h"
+
 namespace crash {
 
 class KeeperStandIn {
   public:
-    KeeperStandIn();
+    explicit KeeperStandIn(std::uint64_t data_bytes = data_bytes_default);
     ~KeeperStandIn();
 
     std::uint16_t port() const { return port_; }
@@ -40,6 +42,7 @@ class KeeperStandIn {
     int listener_ = -1;
     std::uint16_t port_ = 0;
     int arena_ = -1, data_ = -1, ram_ = -1, slow_ = -1;
+    const std::uint64_t data_bytes_;
     std::string directory_, file_;
     std::mutex mutex_;  // connections_, control_
     std::map<std::uint64_t, int> connections_;

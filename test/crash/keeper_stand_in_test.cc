@@ -21,7 +21,7 @@
 
 namespace crash {
 
-KeeperStandIn::KeeperStandIn() {
+KeeperStandIn::KeeperStandIn(std::uint64_t data_bytes) : data_bytes_(data_bytes) {
     listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const int on = 1;
     setsockopt(listener_, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on);
@@ -104,6 +104,7 @@ bool KeeperStandIn::start(const std::string& crash_point) {
         kept.control = pair[1];
         kept.arena = arena_;
         kept.data = data_;
+        kept.data_bytes = data_bytes_;
         kept.ram = ram_;
         kept.slow = slow_;
         kept.file = file_;

@@ -78,7 +78,8 @@ void configure(engine::Engine& engine, const KeptSetup& setup) {
     auto link = engine::KeeperLink::open("test");
     must(link, "keeper");
     engine::Options options;
-    options.data_pool_bytes = (KEEL_TEST_LAYOUT == 2 ? 96ull : 64ull) << 20;
+    // Short: see data_bytes_short.
+    options.data_pool_bytes = (KEEL_TEST_LAYOUT == 2 ? 5ull : 4ull) << 20;
     options.connections_max = KEEL_TEST_LAYOUT == 2 ? 48 : 64;
     options.controllers_max = KEEL_TEST_LAYOUT == 2 ? 40 : 32;
     auto made = engine::Engine::make(options, link.take());

@@ -17,10 +17,10 @@
 
 namespace crash {
 
-TEST_CASE("hosts notice nothing when the server is killed at random") {
-    const std::uint64_t kills = from_environment("KEEL_KILLS", 60);
-    std::mt19937_64 random(seed());
-    KeeperStandIn keeper;
+namespace {
+
+void kill_at_random(KeeperStandIn& keeper, std::uint64_t random_seed, std::uint64_t kills) {
+    std::mt19937_64 random(random_seed);
     REQUIRE(keeper.start(""));
     Loads loads(keeper.port());
     loads.wait_for_traffic();
@@ -55,6 +55,18 @@ TEST_CASE("hosts notice nothing when the server is killed at random") {
                  keeper.carried, keeper.executed);
 }
 
+}  // namespace
+
+TEST_CASE("hosts notice nothing when the server is killed at random") {
+    KeeperStandIn keeper;
+    kill_at_random(keeper, seed(), from_environment("KEEL_KILLS", 60));
+}
+
+TEST_CASE("hosts notice nothing when the server is killed at random while commands wait for memory") {
+    KeeperStandIn keeper(data_bytes_short);
+    kill_at_random(keeper, seed() + 3, from_environment("KEEL_KILLS", 60) / 2);
+}
+
 TEST_CASE("hosts notice nothing when the server dies at a marked step") {
     std::mt19937_64 random(seed() + 1);
     const char* points[] = {
@@ -62,6 +74,7 @@ TEST_CASE("hosts notice nothing when the server dies at a marked step") {
         "tcp.receive.after_commit",
         "tcp.receive.arrived",
         "tcp.receive.ready",
+        "tcp.receive.buffer",
         "tcp.receive.from_stream",
         "tcp.transmit.before_tail",
         "tcp.transmit.after_tail",
@@ -73,7 +86,7 @@ TEST_CASE("hosts notice nothing when the server dies at a marked step") {
         "command_done",
         "command_freed",
     };
-    KeeperStandIn keeper;
+    KeeperStandIn keeper(data_bytes_short);
     REQUIRE(keeper.start(""));
     Loads loads(keeper.port());
     loads.wait_for_traffic();

@@ -17,7 +17,8 @@ struct Kept {
     int arena = -1;
     int data = -1;
     int ram = -1;
-    int slow = -1;     // memory behind the delay
+    int slow = -1;  // memory behind the delay
+    std::uint64_t data_bytes = 0;
     std::string file;  // path of the file device
     struct Connection {
         int socket;
@@ -27,6 +28,9 @@ struct Kept {
 };
 
 inline constexpr const char* subsystem_nqn = "nqn.2026-11.example.keel:crash";
+inline constexpr std::uint64_t data_bytes_default = 64ull << 20;
+// So little that commands of the loads wait for buffers all the time.
+inline constexpr std::uint64_t data_bytes_short = 4ull << 20;
 inline constexpr std::uint64_t ram_bytes = 64ull << 20;
 inline constexpr std::uint64_t file_bytes = 64ull << 20;
 // Namespaces: 1 ram, 2 file, 3 ram behind a delay of half a millisecond.

@@ -36,7 +36,7 @@ void must(const base::Result<T>& result, const char* what) {
 Kept parse(const std::string& text) {
     Kept kept;
     std::istringstream in(text);
-    in >> kept.control >> kept.arena >> kept.data >> kept.ram >> kept.slow >> kept.file;
+    in >> kept.control >> kept.arena >> kept.data >> kept.ram >> kept.slow >> kept.data_bytes >> kept.file;
     Kept::Connection connection{};
     while (in >> connection.socket >> connection.id) {
         kept.connections.push_back(connection);
@@ -49,7 +49,7 @@ Kept parse(const std::string& text) {
 std::string describe(const Kept& kept) {
     std::ostringstream out;
     out << kept.control << ' ' << kept.arena << ' ' << kept.data << ' ' << kept.ram << ' ' << kept.slow << ' '
-        << kept.file;
+        << kept.data_bytes << ' ' << kept.file;
     for (const auto& connection : kept.connections) {
         out << ' ' << connection.socket << ' ' << connection.id;
     }
@@ -64,7 +64,7 @@ void serve(const std::string& description) {
     engine::Options options;
     options.arena_descriptor = kept.arena;
     options.data_descriptor = kept.data;
-    options.data_pool_bytes = 64ull << 20;
+    options.data_pool_bytes = kept.data_bytes;
     options.connections_max = 64;
     options.controllers_max = 32;
     auto made = engine::Engine::make(options);

@@ -399,9 +399,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     setup.maxr2t = r2t_limits[(data[0] >> 2) & 7];
     setup.alignment = data[1] & 31;
     setup.ask_admission = (data[1] & 0x80) != 0;
-    constexpr std::array<std::size_t, 4> pools{Memory::pool_bytes, std::size_t{1} << 20,
-                                               std::size_t{64} << 10, std::size_t{16} << 10};
-    setup.pool_bytes = pools[data[2] & 3];
+    constexpr std::size_t kib = 1024;
+    constexpr std::array<std::size_t, 4> reserves{1024 * kib, 512 * kib, 64 * kib, 16 * kib};
+    setup.reserve_bytes = reserves[data[2] & 3];
+    setup.pool_bytes = (data[2] & 3) == 0 ? Memory::pool_bytes : 1024 * kib + setup.reserve_bytes;
     setup.in_capsule_bytes_io = (data[2] & 4) != 0 ? 0 : (data[2] & 8) != 0 ? 16384 : 8192;
     using Policy = transport::DigestPolicy;
     setup.policy = (data[3] & 3) == 1   ? Policy::off

@@ -14,7 +14,7 @@
 #include "host.h"
 #include "kernel.h"
 #include "nvme/target.h"
-#include "reactor/buffer_pool.h"
+#include "reactor/data_buffers.h"
 #include "reactor/reactor.h"
 #include "transport/memory_regions.h"
 #include "transport/tcp_connection.h"
@@ -52,6 +52,7 @@ struct Setup {
     std::uint32_t maxr2t = 0;
     std::uint8_t alignment = 0;
     std::size_t pool_bytes = Memory::pool_bytes;
+    std::size_t reserve_bytes = std::size_t{1} << 20;
     std::uint32_t in_capsule_bytes_io = limits::in_capsule_bytes_io_default;
     transport::DigestPolicy policy = transport::DigestPolicy::optional;
     bool flow_control_off = false;
@@ -70,10 +71,10 @@ class World {
         : memory_(memory),
           setup_(setup),
           reactor(kernel),
-          buffers({memory.pool, setup.pool_bytes}),
+          buffers({memory.pool, setup.pool_bytes}, setup.reserve_bytes),
           options_(options_of(setup)),
-          environment_{reactor, buffers, {}, {}, {}, {}},
-          target(clean(memory, reactor, buffers)),
+          environment_{reactor, buffers.common(), {}, {}, {}, {}},
+          target(clean(memory, reactor, buffers.common())),
           around_{reactor, target, buffers, regions_, options_, [this](transport::TcpConnection& connection) {
                       for (Peer& peer : peers) {
                           if (peer.connection.get() == &connection) {
@@ -139,7 +140,7 @@ class World {
                                 .commands = slots.commands,
                                 .transmit = slots.transmit,
                                 .stream = slots.stream},
-            endpoint, options_.digests);
+            endpoint, options_.digests, host_buffers_);
         peer.connection->open(next_id_++);
     }
 
@@ -237,7 +238,7 @@ class World {
   public:
     Kernel kernel;
     reactor::Reactor reactor;
-    reactor::BufferPool buffers;
+    reactor::DataBuffers buffers;
     std::vector<nvme::AdmissionAnswer> admissions;
     std::array<Peer, Kernel::socket_count> peers;
 
@@ -264,6 +265,9 @@ class World {
         std::memset(memory.ram, 0, sizeof memory.ram);
         return {memory.controller_records, memory.subsystem_records, memory.namespace_records};
     }
+
+    // All peers are one host.
+    std::shared_ptr<reactor::HostBuffers> host_buffers_ = std::make_shared<reactor::HostBuffers>(buffers);
 
     struct CleanTarget : nvme::Target {
         using Target::Target;

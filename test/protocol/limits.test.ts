@@ -258,6 +258,43 @@ suite("data buffers", () => {
       greedy.close();
     });
   }
+
+  // A host sends commands without waiting, and their data when it is asked: data that the server waits for lies behind
+  // commands for which it has no memory yet.
+  for (const [what, hosts, queuesEach] of [
+    ["on one queue", 1, 1],
+    ["on four queues", 1, 4],
+    ["of five hosts", 5, 2],
+  ] as const) {
+    test(`writes of several times the memory, ${what}, all succeed`, async () => {
+      const controllers = await Promise.all(
+        Array.from({ length: hosts }, (_, index) =>
+          connect(server, {
+            endpoint: { ...server.endpoint(), from: `127.0.4.${index + 1}` },
+            host: hostNamed(`writer-${index}`),
+          }),
+        ),
+      );
+      const results: Promise<{ status: number }>[] = [];
+      for (const controller of controllers) {
+        for (let qid = 1; qid <= queuesEach; qid += 1) {
+          const queue = await controller.openQueue(qid, 128);
+          const count = Math.ceil(48 / (hosts * queuesEach));
+          for (let number = 0; number < count; number += 1) {
+            const large = { opcode: Io.write, ...mebibyte };
+            results.push(queue.submit(large, { send: pattern(1 << 20, number), inCapsule: false }).result);
+            const small = { opcode: Io.write, nsid: Ns.ram4k, ...blockRange(300n, 2) };
+            results.push(queue.submit(small, { send: pattern(8192, number) }).result);
+            const look = { opcode: Io.read, nsid: Ns.ram4k, ...blockRange(0n, 64) };
+            results.push(queue.submit(look, { receive: 64 * 4096 }).result);
+          }
+        }
+      }
+      const answers = await within(Promise.all(results), "the writes", 20_000);
+      assert.ok(answers.every(({ status }) => status === 0));
+      for (const controller of controllers) controller.close();
+    });
+  }
 });
 
 suite("hostile load", () => {

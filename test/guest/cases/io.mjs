@@ -46,6 +46,20 @@ const LOADS = [
     connect: { headerDigest: true, dataDigest: true },
     job: { rw: "randwrite", bs: "1m", iodepth: 8, size: "96m" },
   },
+  {
+    name: "1 MiB writes, more at once than the server has memory for",
+    blockBytes: 4096,
+    connect: { queues: 2 },
+    job: {
+      rw: "randwrite",
+      bs: "1m",
+      iodepth: 120,
+      iodepth_batch: 120,
+      iodepth_batch_complete_min: 120,
+      size: "120m",
+    },
+    file: true,
+  },
 ];
 
 const BACKINGS = {

@@ -1,0 +1,177 @@
+// The two pools of data memory: what lies in a stream already never waits for what comes behind it.
+
+#include "reactor/data_buffers.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <random>
+#include <vector>
+
+namespace {
+
+using reactor::DataBuffers;
+using reactor::HostBuffers;
+
+constexpr std::uint32_t page = limits::page_bytes;
+constexpr std::uint32_t largest = limits::data_block_bytes_max;
+
+// Memory that nobody touches.
+std::span<std::byte> addresses(std::uint64_t bytes) {
+    return {reinterpret_cast<std::byte*>(std::uintptr_t{1} << 32), static_cast<std::size_t>(bytes)};
+}
+
+}  // namespace
+
+TEST_CASE("data buffers: a sixteenth is the reserve, and offsets go through both pools") {
+    DataBuffers large(addresses(64ull << 20));
+    CHECK(large.common().bytes_total() == 60ull << 20);
+    CHECK(large.reserve().bytes_total() == 4ull << 20);
+    DataBuffers small(addresses((4ull << 20) + 3 * page));  // the smallest that can be configured
+    CHECK(small.common().bytes_total() == 3ull << 20);
+    CHECK(small.reserve().bytes_total() == (1ull << 20) + 3 * page);
+    CHECK(small.bytes_total() == small.memory().size());
+
+    const auto offset = small.reserve().allocate(largest);
+    CHECK(offset == std::optional<std::uint64_t>(3ull << 20));
+    CHECK(&small.pool_of(*offset) == &small.reserve());
+    CHECK(&small.pool_of(*offset - page) == &small.common());
+    CHECK(small.reserve().at(*offset) == small.at(*offset));
+    CHECK(!small.reserve().reserve(*offset, page));
+    CHECK(!small.reserve().reserve(*offset - page, page));
+    CHECK(!small.common().reserve(*offset, page));
+    CHECK(small.reserve().reserve(*offset + largest, page));
+    CHECK(!small.reserve().reserve(*offset + largest + 3 * page, page));
+    small.reserve().release(*offset + largest, page);
+    small.reserve().release(*offset, largest);
+    CHECK(small.bytes_in_use() == 0);
+}
+
+TEST_CASE("data buffers: what lies in the stream is served while the common pool is exhausted") {
+    DataBuffers memory(addresses(4ull << 20));
+    HostBuffers one(memory), other(memory);
+    std::vector<std::pair<HostBuffers*, std::uint64_t>> held;
+    for (HostBuffers* const host : {&one, &other}) {
+        while (const auto offset = host->allocate(largest / 2)) {
+            held.emplace_back(host, *offset);
+        }
+    }
+    CHECK(memory.common().bytes_in_use() == memory.common().bytes_total());
+    CHECK(!one.allocate(page));
+    const auto offset = one.allocate_for_stream(65536);
+    REQUIRE(offset);
+    CHECK(&memory.pool_of(*offset) == &memory.reserve());
+    CHECK(one.bytes_held() == memory.common().bytes_total() / 2 + 65536);
+    one.release(*offset, 65536);
+    for (const auto& [host, taken] : held) {
+        host->release(taken, largest / 2);
+    }
+    CHECK(one.allocate_for_stream(page) < memory.common().bytes_total());  // the common pool comes first
+    one.release(0, page);
+    CHECK(memory.bytes_in_use() == 0);
+}
+
+namespace {
+
+// A connection as far as its memory is concerned: a stream of commands, of which one kind brings its data
+// along and the other is asked for it, which then follows behind everything that is in the stream.
+struct Host;
+
+struct Transfer final : reactor::BufferWaiter {
+    Host* host = nullptr;
+    std::uint32_t bytes = 0;
+    bool in_stream = false;
+    std::optional<std::uint64_t> offset;
+    bool data_sent = false;
+    int busy = 0;  // steps that the device still needs
+    void buffer_available() override;
+};
+
+struct Host final : reactor::BufferWaiter {
+    explicit Host(DataBuffers& memory) : buffers(memory) {}
+
+    void buffer_available() override {
+        stalled = false;
+        read();
+    }
+
+    // Takes what the stream holds, up to the first command that cannot be taken.
+    void read() {
+        while (!stalled && !stream.empty()) {
+            Transfer& next = *stream.front();
+            if (next.data_sent) {  // data that was asked for
+                next.busy = 1 + static_cast<int>(next.bytes / page % 5);
+            } else if (next.in_stream) {
+                next.offset = buffers.allocate_for_stream(next.bytes);
+                if (!next.offset) {
+                    stalled = true;
+                    buffers.wait_for_stream(*this);
+                    return;
+                }
+                next.busy = 1 + static_cast<int>(next.bytes / page % 5);
+            } else {
+                next.buffer_available();
+            }
+            stream.pop_front();
+        }
+    }
+
+    HostBuffers buffers;
+    std::deque<Transfer*> stream;
+    bool stalled = false;
+};
+
+void Transfer::buffer_available() {
+    offset = host->buffers.allocate(bytes);
+    if (!offset) {
+        host->buffers.wait(*this);
+        return;
+    }
+    data_sent = true;
+    host->stream.push_back(this);  // the host answers at once, and behind what it has sent
+}
+
+}  // namespace
+
+TEST_CASE("data buffers: streams of both kinds of writes never stand still") {
+    const auto seed = std::random_device{}();
+    CAPTURE(seed);
+    std::mt19937_64 random(seed);
+    for (int round = 0; round < 20; ++round) {
+        DataBuffers memory(addresses(4ull << 20));
+        std::vector<std::unique_ptr<Host>> hosts;
+        std::vector<std::unique_ptr<Transfer>> transfers;
+        for (std::uint64_t count = 1 + random() % 5; count != 0; --count) {
+            hosts.push_back(std::make_unique<Host>(memory));
+        }
+        std::size_t open = 0;
+        for (int number = 0; number < 600; ++number) {
+            Transfer& one = *transfers.emplace_back(std::make_unique<Transfer>());
+            one.host = hosts[random() % hosts.size()].get();
+            one.in_stream = random() % 2 == 0;
+            one.bytes = one.in_stream ? static_cast<std::uint32_t>(1 + random() % 65536)
+                                      : static_cast<std::uint32_t>(1 + random() % largest);
+            one.host->stream.push_back(&one);
+            ++open;
+        }
+        for (int step = 0; open != 0; ++step) {
+            REQUIRE(step < 20'000);
+            for (const auto& host : hosts) {
+                host->read();
+            }
+            for (const auto& one : transfers) {
+                if (one->busy != 0 && --one->busy == 0) {
+                    one->host->buffers.release(*one->offset, one->bytes);
+                    --open;
+                }
+            }
+            memory.serve_waiters();
+            memory.serve_waiters();
+        }
+        CHECK(memory.bytes_in_use() == 0);
+    }
+}

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "base/limits.h"
 #include "base/result.h"
 #include "block/device.h"
-#include "reactor/buffer_pool.h"
 #include "reactor/reactor.h"
 
 namespace block {
@@ -125,7 +125,6 @@ struct PersistentMemory {
 // What a kind may use of its surroundings.
 struct Environment {
     reactor::Reactor& reactor;
-    reactor::BufferPool& buffers;
     std::function<Device*(const std::string& name)> find;
     // ram: memory of this size under this name (memory_name); the same content again after a restart.
     // Asked again with another size it resizes: the content stays as far as both sizes reach, the rest is

@@ -103,7 +103,6 @@ void Engine::build() {
         records<MemoryRecord>(arena_, Region::memories, limits::devices_max), regions_);
     environment_ = std::make_unique<block::Environment>(block::Environment{
         .reactor = reactor_,
-        .buffers = buffers_->common(),
         .find = [this](const std::string& name) { return find_device(name); },
         .memory = [this](const std::string& name,
                          std::uint64_t bytes) { return memories_->get(name, bytes); },

@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "block/spec.h"
+#include "reactor/buffer_pool.h"
 #include "reactor/uring_kernel.h"
 
 namespace testing {
@@ -64,7 +65,7 @@ class BlockRig {
           reactor(kernel),
           buffers_memory_(std::size_t{16} << 20),
           buffers(buffers_memory_.span()),
-          environment{reactor, buffers, {}, {}, {}, {}} {
+          environment{reactor, {}, {}, {}, {}} {
         environment.find = [this](const std::string& name) {
             const auto found = devices_.find(name);
             return found == devices_.end() ? nullptr : found->second.get();

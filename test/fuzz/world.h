@@ -73,7 +73,7 @@ class World {
           reactor(kernel),
           buffers({memory.pool, setup.pool_bytes}, setup.reserve_bytes),
           options_(options_of(setup)),
-          environment_{reactor, buffers.common(), {}, {}, {}, {}},
+          environment_{reactor, {}, {}, {}, {}},
           target(clean(memory, reactor, buffers.common())),
           around_{reactor, target, buffers, regions_, options_, [this](transport::TcpConnection& connection) {
                       for (Peer& peer : peers) {

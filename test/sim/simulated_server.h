@@ -42,7 +42,7 @@ class Server {
   public:
     Server(testing::SimKernel& kernel, Remains& remains, std::span<std::byte> pool, const std::string& path)
         : kernel_(kernel), reactor_(kernel), buffers_(pool) {
-        block::Environment environment{reactor_, buffers_, {}, {}, {}, {}};
+        block::Environment environment{reactor_, {}, {}, {}, {}};
         block::DeviceSpec device;
         device.name = "disk";
         device.kind = "file";

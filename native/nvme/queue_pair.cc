@@ -72,6 +72,15 @@ bool worth_a_delay(wire::Status status) {
     return status == wire::status::command_interrupted || status == wire::status::namespace_not_ready;
 }
 
+// The record counts already: a successor believes the place if there is a size.
+void own_buffer(CommandRecord& record, std::uint64_t offset, std::uint32_t bytes) {
+    record.data_region = 0;
+    record.data_offset = offset;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    record.buffer_bytes = bytes;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
 }  // namespace
 
 void Command::buffer_available() { queue->resume(*this); }
@@ -245,9 +254,7 @@ bool QueuePair::allocate_data(Command& command, std::uint32_t bytes) {
             buffers_->wait(command);
             return false;
         }
-        record.data_offset = *offset;
-        record.data_region = 0;
-        record.buffer_bytes = bytes;
+        own_buffer(record, *offset, bytes);
     }
     EK_CHECK(record.buffer_bytes >= bytes, "a command wants a larger buffer than it has");
     record.data_length = bytes;
@@ -263,12 +270,7 @@ bool QueuePair::allocate_to_receive(Command& command) {
         return false;
     }
     command.data = buffers_->at(*offset);
-    record.data_region = 0;
-    record.data_offset = *offset;
-    std::atomic_signal_fence(
-        std::memory_order_seq_cst);  // a successor believes the offset if there is a size
-    record.buffer_bytes = record.buffer_wanted;
-    std::atomic_signal_fence(std::memory_order_seq_cst);
+    own_buffer(record, *offset, record.buffer_wanted);
     return true;
 }
 

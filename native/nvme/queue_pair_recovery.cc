@@ -104,6 +104,9 @@ bool QueuePair::adopt_record(std::uint16_t slot) {
         if (find(record.sqe.cid) == nullptr) {
             remember_cid(command);
         } else if (!refused) {
+            if (record.buffer_bytes != 0) {
+                buffers_->release(record.data_offset, record.buffer_bytes);
+            }
             return false;
         }
     }

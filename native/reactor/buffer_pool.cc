@@ -1,10 +1,11 @@
 #include "reactor/buffer_pool.h"
 
-#include "reactor/reactor.h"
-
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
+#include "reactor/buffer_share.h"
+#include "reactor/reactor.h"
 
 namespace reactor {
 
@@ -267,7 +268,11 @@ void BufferPool::serve_waiters() {
         unlink(waiter);
         served_in_vain_ = false;
         released_ = false;
+        BufferShare* const share = std::exchange(waiter.share_, nullptr);
         waiter.buffer_available();
+        if (share != nullptr && !waiter.waiting_) {
+            share->was_asked();
+        }
         refused = served_in_vain_ && first_waiter_ == &waiter;
     }
     // Not stopped by a refusal: who is left has not been asked about what is there now.

@@ -37,8 +37,9 @@ class BufferWaiter {
     friend class BufferShare;
     BufferWaiter* next_ = nullptr;
     BufferWaiter* previous_ = nullptr;
-    BufferShare* share_ = nullptr;  // waits there, not in the pool's line
+    BufferShare* share_ = nullptr;  // on whose behalf it waits, if any
     bool waiting_ = false;
+    bool parked_ = false;  // waits in its share, not in the pool's line
 };
 
 class BufferPool {

@@ -22,6 +22,7 @@ void BufferShare::wait(BufferWaiter& waiter) {
     if (waiter.waits_for_buffer()) {
         return;
     }
+    waiter.share_ = this;
     if (!refused_) {
         pool_.wait(waiter);
         return;
@@ -29,7 +30,7 @@ void BufferShare::wait(BufferWaiter& waiter) {
     // Who is being served was the first of those who wait here, and stays it.
     const bool keeps_place = pool_.serving();
     waiter.waiting_ = true;
-    waiter.share_ = this;
+    waiter.parked_ = true;
     waiter.next_ = keeps_place ? first_ : nullptr;
     waiter.previous_ = keeps_place ? nullptr : last_;
     (waiter.next_ != nullptr ? waiter.next_->previous_ : last_) = &waiter;
@@ -40,17 +41,18 @@ void BufferShare::stop_waiting(BufferWaiter& waiter) {
     if (!waiter.waits_for_buffer()) {
         return;
     }
-    if (waiter.share_ == nullptr) {
-        pool_.stop_waiting(waiter);
-        readmit_first();  // it may have stood there for those who wait here
-    } else {
+    if (waiter.parked_) {
         unpark(waiter);
+    } else {
+        pool_.stop_waiting(waiter);
     }
+    waiter.share_ = nullptr;
+    readmit_first();  // it may have stood there for those who wait here, or the next one wants less
 }
 
 void BufferShare::unpark(BufferWaiter& waiter) {
     waiter.waiting_ = false;
-    waiter.share_ = nullptr;
+    waiter.parked_ = false;
     (waiter.previous_ != nullptr ? waiter.previous_->next_ : first_) = waiter.next_;
     (waiter.next_ != nullptr ? waiter.next_->previous_ : last_) = waiter.previous_;
 }

@@ -4,7 +4,11 @@
 //
 // Used in place of the pool by whoever holds buffers on a host's behalf. Those whom the bound refuses wait
 // here, first come first served, and not in the pool's line, where they would hold up others; when something
-// of the share comes back, the first of them is put into the pool's line and asks again.
+// of the share comes back, the first of them is put into the pool's line and asks again. Whatever becomes of
+// it there, the next one follows: a waiter may have got its buffer elsewhere, or need none any more.
+//
+// Invariant: while somebody waits here, one of the share stands in the pool's line, or the share holds
+// something whose release puts the first of them there.
 #pragma once
 
 #include <cstddef>
@@ -54,6 +58,9 @@ class BufferShare {
     std::uint64_t bytes_held() const { return held_; }
 
   private:
+    friend class BufferPool;
+    // One of the share stood in the pool's line, was asked, and does not wait any more.
+    void was_asked() { readmit_first(); }
     void unpark(BufferWaiter& waiter);
     void readmit();
     void readmit_first() {

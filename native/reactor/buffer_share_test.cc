@@ -117,6 +117,48 @@ TEST_CASE("what comes back at once serves as many of a share as it has room for"
     CHECK(share.bytes_held() == 0);
 }
 
+TEST_CASE("one of a share that is asked and takes nothing passes its turn on") {
+    reactor::BufferPool pool(addresses(4 * whole));
+    reactor::BufferShare share(pool, whole);
+    Wanting holder(share, whole);
+    CHECK(holder.ask());
+    struct Leaving final : reactor::BufferWaiter {
+        void buffer_available() override { ++asked; }
+        int asked = 0;
+    };
+    Leaving leaving[3];
+    for (Leaving& one : leaving) {
+        CHECK(!share.allocate(page));
+        share.wait(one);
+    }
+    Wanting last(share, whole);
+    CHECK(!last.ask());
+    holder.give_back();  // the only one who will give anything back
+    serve(pool);
+    for (const Leaving& one : leaving) {
+        CHECK(one.asked == 1);
+    }
+    CHECK(last.offset.has_value());
+    last.give_back();
+}
+
+TEST_CASE("one of a share that leaves lets a smaller one behind it have what there is") {
+    reactor::BufferPool pool(addresses(4 * whole));
+    reactor::BufferShare share(pool, whole);
+    Wanting holder(share, page);
+    CHECK(holder.ask());
+    Wanting small(share, page);
+    {
+        Wanting large(share, whole);
+        CHECK(!large.ask());
+        CHECK(!small.ask());  // behind the large one
+    }
+    serve(pool);
+    CHECK(small.offset.has_value());
+    small.give_back();
+    holder.give_back();
+}
+
 TEST_CASE("random shares, sizes, releases and departures: nobody is forgotten, no bound is passed") {
     const auto seed = std::random_device{}();
     CAPTURE(seed);

@@ -75,6 +75,48 @@ TEST_CASE("data buffers: what lies in the stream is served while the common pool
     CHECK(memory.bytes_in_use() == 0);
 }
 
+TEST_CASE("data buffers: connections that wait at their host's bound of the reserve all get their turn") {
+    DataBuffers memory(addresses(4ull << 20));
+    HostBuffers one(memory), other(memory);
+    std::vector<std::pair<HostBuffers*, std::uint64_t>> held;
+    for (HostBuffers* const host : {&one, &other}) {
+        while (const auto offset = host->allocate(largest / 2)) {
+            held.emplace_back(host, *offset);
+        }
+    }
+    const auto of_reserve = one.allocate_for_stream(largest);
+    REQUIRE(of_reserve);
+    struct Stalled final : reactor::BufferWaiter {
+        void buffer_available() override {
+            offset = host->allocate_for_stream(page);
+            if (!offset) {
+                host->wait_for_stream(*this);
+            }
+        }
+        HostBuffers* host = nullptr;
+        std::optional<std::uint64_t> offset;
+    };
+    std::vector<Stalled> connections(5);
+    for (Stalled& connection : connections) {
+        connection.host = &one;
+        connection.buffer_available();
+        CHECK(!connection.offset);
+    }
+    // They get theirs from the common pool, so nothing will ever come back to the reserve again.
+    for (const auto& [host, taken] : held) {
+        host->release(taken, largest / 2);
+    }
+    one.release(*of_reserve, largest);
+    for (std::size_t round = 0; round < connections.size(); ++round) {
+        memory.serve_waiters();
+    }
+    for (const Stalled& connection : connections) {
+        REQUIRE(connection.offset);
+        one.release(*connection.offset, page);
+    }
+    CHECK(memory.bytes_in_use() == 0);
+}
+
 namespace {
 
 // A connection as far as its memory is concerned: a stream of commands, of which one kind brings its data

@@ -130,6 +130,7 @@ void TcpConnection::begin_ending(const char* reason) {
     flush_.cancel();
     progress_.stop();
     waiting_first_ = waiting_last_ = nullptr;
+    keep_receiving_buffer();
     // Completes the receive and the send that are in flight.
     ::shutdown(socket_, SHUT_RDWR);
     queue_.disconnected([this] {
@@ -138,7 +139,22 @@ void TcpConnection::begin_ending(const char* reason) {
     });
 }
 
+// The receive that is in flight takes what lies in the socket even after the shutdown: its command's buffer
+// goes back when it has ended, and not with the command.
+void TcpConnection::keep_receiving_buffer() {
+    const ReceiveState& state = record_.receive.current();
+    if (!receive_armed_ || state.phase != ReceivePhase::data) {
+        return;
+    }
+    nvme::CommandRecord& record = slots_.commands[state.command];
+    receiving_offset_ = record.data_offset;
+    receiving_bytes_ = std::exchange(record.buffer_bytes, 0u);
+}
+
 void TcpConnection::finish_ending() {
+    if (!receive_armed_ && receiving_bytes_ != 0) {
+        queue_.buffers().release(receiving_offset_, std::exchange(receiving_bytes_, 0u));
+    }
     if (receive_armed_ || send_armed_ || !queue_idle_) {
         return;
     }

@@ -201,6 +201,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     void drained();
     base::Nanoseconds half_closed_deadline() const { return half_closed_at_ + around_.options.close_timeout; }
     void begin_ending(const char* reason);
+    void keep_receiving_buffer();
     void finish_ending();
     void progress_check();
     void watch_progress();
@@ -262,6 +263,8 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     bool half_closed_ = false;  // the termination request was sent, the host may still talk
     bool ending_ = false;       // the socket is shut down
     bool queue_idle_ = false;
+    std::uint64_t receiving_offset_ = 0;  // while ending: the buffer into which the receive in flight goes
+    std::uint32_t receiving_bytes_ = 0;
     std::vector<std::uint16_t> adopted_live_;     // between adopt and resume
     std::vector<std::uint16_t> adopted_ready_;    // between resume and execute_adopted
     std::vector<std::uint16_t> adopted_waiting_;  // for a buffer, between resume and read_adopted

@@ -205,11 +205,13 @@ void TcpConnection::resume_receiving(nvme::Command& command, const ReceiveState&
         }
         return;
     }
-    if (record.buffer_bytes == 0) {
+    record.progress = 0;
+    if (record.buffer_bytes == 0) {  // nothing was asked for
+        record.received_bytes = 0;
+        record.response_sequence = ~std::uint64_t{0};
         adopted_waiting_.push_back(command.slot);
         return;
     }
-    record.progress = 0;
     if (record.response_sequence != ~std::uint64_t{0}) {
         const std::uint64_t last = record.response_sequence >> r2t_count_bits;
         const auto count =

@@ -131,6 +131,12 @@ void TcpConnection::respond(nvme::Command& command) {
 }
 
 void TcpConnection::append_waiting(nvme::Command& command) {
+    // With several requests outstanding, data of one may come while the next still waits here.
+    for (const nvme::Command* waiting = waiting_first_; waiting != nullptr; waiting = waiting->next) {
+        if (waiting == &command) {
+            return;
+        }
+    }
     command.next = nullptr;
     if (waiting_last_ != nullptr) {
         waiting_last_->next = &command;

@@ -356,6 +356,14 @@ TcpTransport::OfAddress& TcpTransport::of_address(const std::string& address) {
     return found;
 }
 
+// Unless a connection is left that comes from there.
+void TcpTransport::forget_address(const std::string& address) {
+    const auto found = by_address_.find(address);
+    if (found != by_address_.end() && found->second.connections == 0) {
+        by_address_.erase(found);
+    }
+}
+
 // Of the listener whose place the connection came to: also for one that a keeper accepted, or a predecessor.
 DigestPolicies TcpTransport::policies_for(const nvme::Endpoint& endpoint) const {
     const Listener* wildcard = nullptr;
@@ -416,6 +424,8 @@ TcpTransport::Adoption TcpTransport::adopt(int socket, std::uint64_t id, bool di
                                             of_address(endpoint.peer_address).buffers);
         if (!connection->adopt()) {
             why = connection->reason();
+            connection.reset();
+            forget_address(endpoint.peer_address);
             break;  // its slots stay as they are until forget_unadopted
         }
         std::erase(free_slots_, slot);
@@ -470,10 +480,8 @@ void TcpTransport::reap() {
         EK_CRASH_POINT("tcp.end.before_close");
         ::close(socket);
         free_slots_.push_back(slot);
-        if (const auto found = by_address_.find(address);
-            found != by_address_.end() && --found->second.connections == 0) {
-            by_address_.erase(found);
-        }
+        --of_address(address).connections;
+        forget_address(address);
         const std::string kind = reason.substr(0, reason.find(':'));
         if (end_reasons_.size() < end_reasons_max || end_reasons_.contains(kind)) {
             ++end_reasons_[kind];

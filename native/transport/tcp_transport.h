@@ -138,6 +138,7 @@ class TcpTransport {
         std::shared_ptr<reactor::HostBuffers> buffers;
     };
     OfAddress& of_address(const std::string& address);
+    void forget_address(const std::string& address);
     DigestPolicies policies_for(const nvme::Endpoint& endpoint) const;
     void drop_listener(Listener& listener);
     void reap();

@@ -149,6 +149,16 @@ const seeds = {
     block(2, 1, 0, 16, pages | 16),
     run(3),
   ],
+  ends_while_receiving: [
+    setup(depth.io),
+    block(1, 1, 0, 16, pages | 16),
+    run(3),
+    receive(1000, 1),
+    answer(1),
+    run(4),
+    control(6),
+    run(6),
+  ],
   write_r2t_digests: [
     setup(depth.io, { digests: 3, maxR2t: 2 }),
     block(1, 3, 0, 63, pages | 63),

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "reactor/kernel.h"
@@ -45,6 +46,8 @@ struct Socket {
 class SocketKernel : public reactor::Kernel {
   public:
     void pass(base::Nanoseconds duration) { now_ += duration; }
+    // Whether memory may be given to somebody else.
+    std::function<bool(const void*)> is_free;
 
     void receive(int descriptor, msghdr& message, int, reactor::Operation& operation) final {
         Socket& s = socket(descriptor);
@@ -83,7 +86,7 @@ class SocketKernel : public reactor::Kernel {
     virtual Socket& socket(int descriptor) = 0;
 
     // Ends what can end by now.
-    static void serve(Socket& s) {
+    void serve(Socket& s) {
         complete_send(s);
         complete_receive(s);
     }
@@ -121,7 +124,7 @@ class SocketKernel : public reactor::Kernel {
         operation.complete(operation, result);
     }
 
-    static void complete_receive(Socket& s) {
+    void complete_receive(Socket& s) {
         if (s.receive_operation == nullptr) {
             return;
         }
@@ -130,10 +133,12 @@ class SocketKernel : public reactor::Kernel {
             result = -ECANCELED;
         } else if (s.error != 0) {
             result = -s.error;
-        } else if (!s.shut_down && s.taken != s.incoming.size()) {
+        } else if (s.taken != s.incoming.size()) {  // what has arrived is taken even after a shutdown
             std::size_t left = std::min(s.receive_max, s.incoming.size() - s.taken);
             for (std::size_t i = 0; i < s.receiving->msg_iovlen && left != 0; ++i) {
                 const std::size_t bytes = std::min(left, s.receiving->msg_iov[i].iov_len);
+                require(!is_free || !is_free(s.receiving->msg_iov[i].iov_base),
+                        "nothing is received into memory that was given back");
                 std::memcpy(s.receiving->msg_iov[i].iov_base, s.incoming.data() + s.taken, bytes);
                 s.taken += bytes;
                 left -= bytes;

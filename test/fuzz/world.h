@@ -2,6 +2,7 @@
 // NVMe/TCP connections to it, on the fuzzer's kernel. Its end checks that nothing was left behind.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -82,6 +83,7 @@ class World {
                           }
                       }
                   }} {
+        kernel.is_free = [this](const void* place) { return is_free(place); };
         regions_.set(transport::MemoryRegions::data_pool, buffers.memory());
         regions_.set(zeroes_region, memory.zeroes);
         for (std::uint16_t i = 0; i < std::size(memory.ram); ++i) {
@@ -161,6 +163,17 @@ class World {
                 }
             }
         }
+    }
+
+    // Asked while a connection is ending only: the answer stirs up the pool.
+    bool is_free(const void* place) {
+        const bool asked = std::any_of(peers.begin(), peers.end(), [](const Peer& peer) {
+            return peer.connection != nullptr && peer.connection->ending();
+        });
+        const auto offset = reinterpret_cast<std::uintptr_t>(place) -
+                            reinterpret_cast<std::uintptr_t>(buffers.memory().data());
+        const std::uint64_t page = offset / limits::page_bytes * limits::page_bytes;
+        return asked && offset < buffers.bytes_total() && buffers.pool_of(page).reserve(page, 1);
     }
 
     void add_subsystem() {

@@ -21,7 +21,7 @@ std::uint64_t half(const BufferPool& pool) { return std::max<std::uint64_t>(pool
 }  // namespace
 
 DataBuffers::DataBuffers(std::span<std::byte> memory)
-    : DataBuffers(memory, std::max(memory.size() / 16, block)) {}
+    : DataBuffers(memory, std::max(memory.size() / 16, 2 * block)) {}
 
 DataBuffers::DataBuffers(std::span<std::byte> memory, std::uint64_t reserve_bytes)
     : memory_(memory),
@@ -44,8 +44,6 @@ HostBuffers::HostBuffers(DataBuffers& buffers)
 }
 
 std::optional<std::uint64_t> HostBuffers::allocate_for_stream(std::uint32_t bytes) {
-    // While a connection waits for the reserve, others of the same host may get what is left of the common
-    // pool: they do not overtake it there.
     const std::optional<std::uint64_t> offset = common_.allocate(bytes);
     return offset || !reserve_ ? offset : reserve_->allocate(bytes);
 }

@@ -7,8 +7,8 @@
 //     host, takes its slot and waits in the line of the common pool, which is fair and which nobody
 //     overtakes.
 //   - Data that lies in the stream already (in a capsule) has a reserve that nothing else may take. What is
-//   in
-//     it is given back without anything more from a host, so a connection that waits for it is served.
+//     in it comes back by itself, unless a host is slow to send the rest of a capsule, or a device to take
+//     it: a connection that waits for it stands in the common pool's line as well.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ class DataBuffers {
     // `memory`: whole pages. The common pool has whole pieces of limits::data_block_bytes_max, at least one;
     // the rest, at least `reserve_bytes`, is the reserve.
     DataBuffers(std::span<std::byte> memory, std::uint64_t reserve_bytes);
-    // With a sixteenth in reserve, but at least one of the largest buffers.
+    // With a sixteenth in reserve, but at least two of the largest buffers: one host has one of them at most.
     explicit DataBuffers(std::span<std::byte> memory);
 
     BufferPool& common() { return common_; }
@@ -63,8 +63,20 @@ class HostBuffers {
     // --- for connections: data that lies in the stream -----------------------------------------------------
 
     std::optional<std::uint64_t> allocate_for_stream(std::uint32_t bytes);
-    void wait_for_stream(BufferWaiter& waiter) { for_stream().wait(waiter); }
-    void stop_waiting_for_stream(BufferWaiter& waiter) { for_stream().stop_waiting(waiter); }
+    // After allocate_for_stream refused. Both are told when they may ask again, and both keep their places
+    // until the connection has what it wants and stops waiting.
+    void wait_for_stream(BufferWaiter& of_common, BufferWaiter& of_reserve) {
+        common_.wait(of_common);
+        if (reserve_) {
+            reserve_->wait(of_reserve);
+        }
+    }
+    void stop_waiting_for_stream(BufferWaiter& of_common, BufferWaiter& of_reserve) {
+        common_.stop_waiting(of_common);
+        if (reserve_) {
+            reserve_->stop_waiting(of_reserve);
+        }
+    }
 
     // --- for both ------------------------------------------------------------------------------------------
 
@@ -79,7 +91,6 @@ class HostBuffers {
     }
 
   private:
-    BufferShare& for_stream() { return reserve_ ? *reserve_ : common_; }
     BufferShare& share_of(std::uint64_t offset) {
         return reserve_ && offset >= reserve_begin_ ? *reserve_ : common_;
     }

@@ -32,21 +32,21 @@ TEST_CASE("data buffers: a sixteenth is the reserve, and offsets go through both
     CHECK(large.common().bytes_total() == 60ull << 20);
     CHECK(large.reserve().bytes_total() == 4ull << 20);
     DataBuffers small(addresses((4ull << 20) + 3 * page));  // the smallest that can be configured
-    CHECK(small.common().bytes_total() == 3ull << 20);
-    CHECK(small.reserve().bytes_total() == (1ull << 20) + 3 * page);
+    CHECK(small.common().bytes_total() == 2ull << 20);
+    CHECK(small.reserve().bytes_total() == (2ull << 20) + 3 * page);
     CHECK(small.bytes_total() == small.memory().size());
 
     const auto offset = small.reserve().allocate(largest);
-    CHECK(offset == std::optional<std::uint64_t>(3ull << 20));
+    CHECK(offset == std::optional<std::uint64_t>(2ull << 20));
     CHECK(&small.pool_of(*offset) == &small.reserve());
     CHECK(&small.pool_of(*offset - page) == &small.common());
     CHECK(small.reserve().at(*offset) == small.at(*offset));
     CHECK(!small.reserve().reserve(*offset, page));
     CHECK(!small.reserve().reserve(*offset - page, page));
     CHECK(!small.common().reserve(*offset, page));
-    CHECK(small.reserve().reserve(*offset + largest, page));
-    CHECK(!small.reserve().reserve(*offset + largest + 3 * page, page));
-    small.reserve().release(*offset + largest, page);
+    CHECK(small.reserve().reserve(*offset + 2 * largest, page));
+    CHECK(!small.reserve().reserve(*offset + 2 * largest + 3 * page, page));
+    small.reserve().release(*offset + 2 * largest, page);
     small.reserve().release(*offset, largest);
     CHECK(small.bytes_in_use() == 0);
 }
@@ -75,6 +75,92 @@ TEST_CASE("data buffers: what lies in the stream is served while the common pool
     CHECK(memory.bytes_in_use() == 0);
 }
 
+namespace {
+
+// A connection that stopped reading.
+struct Stalled {
+    explicit Stalled(HostBuffers& buffers) : host(buffers) {}
+    ~Stalled() { host.stop_waiting_for_stream(common, reserve); }
+    Stalled(const Stalled&) = delete;
+    Stalled& operator=(const Stalled&) = delete;
+
+    void ask() {
+        offset = host.allocate_for_stream(page);
+        if (!offset) {
+            host.wait_for_stream(common, reserve);
+        } else {
+            host.stop_waiting_for_stream(common, reserve);
+        }
+    }
+
+    struct Waiter final : reactor::BufferWaiter {
+        explicit Waiter(Stalled& of) : stalled(of) {}
+        void buffer_available() override { stalled.ask(); }
+        Stalled& stalled;
+    };
+    HostBuffers& host;
+    Waiter common{*this}, reserve{*this};
+    std::optional<std::uint64_t> offset;
+};
+
+}  // namespace
+
+TEST_CASE("data buffers: one host leaves a part of the smallest reserve to the others") {
+    DataBuffers memory(addresses(4ull << 20));
+    HostBuffers one(memory), other(memory);
+    std::vector<std::uint64_t> held;
+    while (const auto offset = one.allocate_for_stream(65536)) {
+        held.push_back(*offset);
+    }
+    while (other.allocate(65536)) {
+    }
+    const auto offset = other.allocate_for_stream(65536);
+    REQUIRE(offset);
+    CHECK(&memory.pool_of(*offset) == &memory.reserve());
+    CHECK(held.size() == 2 * largest / 65536);
+}
+
+TEST_CASE("data buffers: a connection gets what either pool has, whoever holds the other one") {
+    for (const bool common_first : {true, false}) {
+        DataBuffers memory(addresses(4ull << 20));
+        HostBuffers one(memory), other(memory);
+        std::vector<std::pair<HostBuffers*, std::uint64_t>> held;
+        for (HostBuffers* const host : {&one, &other}) {
+            while (const auto offset = host->allocate(largest / 2)) {
+                held.emplace_back(host, *offset);
+            }
+        }
+        const auto of_reserve = one.allocate_for_stream(largest);
+        REQUIRE(of_reserve);
+        std::deque<Stalled> connections;
+        for (int number = 0; number < 3; ++number) {
+            connections.emplace_back(one).ask();
+            CHECK(!connections.back().offset);
+        }
+        if (common_first) {
+            one.release(held.front().second, largest / 2);
+        } else {
+            one.release(*of_reserve, largest);
+        }
+        for (int round = 0; round < 8; ++round) {
+            memory.serve_waiters();
+        }
+        for (const Stalled& connection : connections) {
+            REQUIRE(connection.offset);
+            CHECK((&memory.pool_of(*connection.offset) == &memory.common()) == common_first);
+            connection.host.release(*connection.offset, page);
+        }
+        if (common_first) {
+            held.erase(held.begin());
+            one.release(*of_reserve, largest);
+        }
+        for (const auto& [host, taken] : held) {
+            host->release(taken, largest / 2);
+        }
+        CHECK(memory.bytes_in_use() == 0);
+    }
+}
+
 TEST_CASE("data buffers: connections that wait at their host's bound of the reserve all get their turn") {
     DataBuffers memory(addresses(4ull << 20));
     HostBuffers one(memory), other(memory);
@@ -86,21 +172,10 @@ TEST_CASE("data buffers: connections that wait at their host's bound of the rese
     }
     const auto of_reserve = one.allocate_for_stream(largest);
     REQUIRE(of_reserve);
-    struct Stalled final : reactor::BufferWaiter {
-        void buffer_available() override {
-            offset = host->allocate_for_stream(page);
-            if (!offset) {
-                host->wait_for_stream(*this);
-            }
-        }
-        HostBuffers* host = nullptr;
-        std::optional<std::uint64_t> offset;
-    };
-    std::vector<Stalled> connections(5);
-    for (Stalled& connection : connections) {
-        connection.host = &one;
-        connection.buffer_available();
-        CHECK(!connection.offset);
+    std::deque<Stalled> connections;
+    for (int number = 0; number < 5; ++number) {
+        connections.emplace_back(one).ask();
+        CHECK(!connections.back().offset);
     }
     // They get theirs from the common pool, so nothing will ever come back to the reserve again.
     for (const auto& [host, taken] : held) {
@@ -139,6 +214,9 @@ struct Host final : reactor::BufferWaiter {
     void buffer_available() override {
         stalled = false;
         read();
+        if (!stalled) {
+            buffers.stop_waiting_for_stream(common, *this);
+        }
     }
 
     // Takes what the stream holds, up to the first command that cannot be taken.
@@ -151,7 +229,7 @@ struct Host final : reactor::BufferWaiter {
                 next.offset = buffers.allocate_for_stream(next.bytes);
                 if (!next.offset) {
                     stalled = true;
-                    buffers.wait_for_stream(*this);
+                    buffers.wait_for_stream(common, *this);
                     return;
                 }
                 next.busy = 1 + static_cast<int>(next.bytes / page % 5);
@@ -162,7 +240,13 @@ struct Host final : reactor::BufferWaiter {
         }
     }
 
+    struct CommonWaiter final : reactor::BufferWaiter {
+        explicit CommonWaiter(Host& of) : host(of) {}
+        void buffer_available() override { host.buffer_available(); }
+        Host& host;
+    };
     HostBuffers buffers;
+    CommonWaiter common{*this};
     std::deque<Transfer*> stream;
     bool stalled = false;
 };

@@ -26,6 +26,7 @@ TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSl
       flush_(surroundings.reactor, *this),
       progress_(surroundings.reactor, *this) {
     queue_.draw_from(std::move(buffers));
+    common_waiter_.connection = this;
     receive_operation_.connection = this;
     receive_operation_.complete = [](reactor::Operation& operation, std::int32_t result) {
         static_cast<SocketOperation&>(operation).connection->received(result);
@@ -39,7 +40,7 @@ TcpConnection::TcpConnection(Surroundings& surroundings, int socket, const TcpSl
 
 TcpConnection::~TcpConnection() {
     EK_CHECK(!receive_armed_ && !send_armed_, "a connection ends after its operations");
-    queue_.buffers().stop_waiting_for_stream(*this);
+    queue_.buffers().stop_waiting_for_stream(common_waiter_, *this);
     count_unsent(0);
 }
 
@@ -126,7 +127,7 @@ void TcpConnection::begin_ending(const char* reason) {
         reason_ = reason;
     }
     stalled_ = false;
-    queue_.buffers().stop_waiting_for_stream(*this);
+    queue_.buffers().stop_waiting_for_stream(common_waiter_, *this);
     flush_.cancel();
     progress_.stop();
     waiting_first_ = waiting_last_ = nullptr;

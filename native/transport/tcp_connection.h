@@ -217,6 +217,12 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
         TcpConnection* connection = nullptr;
     };
 
+    // Stands in the common pool's line while the connection itself stands in the reserve's.
+    struct CommonWaiter final : reactor::BufferWaiter {
+        void buffer_available() override { connection->buffer_available(); }
+        TcpConnection* connection = nullptr;
+    };
+
     Surroundings& around_;
     const int socket_;
     TcpSlots slots_;
@@ -233,6 +239,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     iovec receive_segments_[2]{};
     std::uint64_t received_ = 0;  // stream offset up to which bytes are in place
     bool receive_armed_ = false;
+    CommonWaiter common_waiter_;
     bool stalled_ = false;  // no buffer for the data in the capsule at `consumed`
     // While a command is executed whose capsule is not consumed yet: what makes it so.
     const ReceiveState* consuming_ = nullptr;

@@ -269,7 +269,7 @@ TcpConnection::Step TcpConnection::take_capsule(ReceiveState& state, const std::
         if (!buffer) {
             queue_.release(*command);
             stalled_ = true;
-            queue_.buffers().wait_for_stream(*this);
+            queue_.buffers().wait_for_stream(common_waiter_, *this);
             return Step::stop;
         }
         record.data_region = MemoryRegions::data_pool;
@@ -575,6 +575,9 @@ void TcpConnection::buffer_available() {
     last_received_at_ = around_.reactor.now();  // the host waited for us
     if (!ending_) {
         parse();
+    }
+    if (!stalled_) {
+        queue_.buffers().stop_waiting_for_stream(common_waiter_, *this);  // in the other pool's line
     }
 }
 

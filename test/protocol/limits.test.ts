@@ -6,9 +6,9 @@ import { after, afterEach, before, suite, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { Admin, blockRange, Io, Status, sqe } from "./host/command.js";
 import { adminConnect, type Controller, connectQueue, hostNamed, read, write } from "./host/controller.js";
-import { until, within } from "./host/deadline.js";
+import { deferred, until, within } from "./host/deadline.js";
 import { connect, Ns, pattern, randomFrom, standardConfig, subnqn } from "./host/fixture.js";
-import { capsule, commonHeader, icReq, noDigests, type Pdu, PduType } from "./host/pdu.js";
+import { capsule, commonHeader, icReq, noDigests, type Pdu, type PduOf, PduType } from "./host/pdu.js";
 import { QueuePair } from "./host/queue-pair.js";
 import { Server } from "./host/server.js";
 import { Wire } from "./host/wire.js";
@@ -295,6 +295,42 @@ suite("data buffers", () => {
       for (const controller of controllers) controller.close();
     });
   }
+});
+
+suite("commands that wait for a data buffer", () => {
+  let server: Server;
+  before(async () => {
+    server = await Server.make((directory) => standardConfig(directory, { limits: { memory: "4MiB" } }));
+  });
+  after(async () => server?.stop());
+
+  test("are served behind those of a connection that broke the protocol", async () => {
+    const controller = await connect(server);
+    const holding = await controller.openQueue(1, 128);
+    const broken = await controller.openQueue(2, 128);
+    const behind = await controller.openQueue(3, 128);
+    const large = { opcode: Io.write, nsid: Ns.ram4k, ...blockRange(0n, 256) };
+    const pointer = { kind: "transport", length: 1 << 20 } as const;
+    // It has all that one host may have, and is asked for its data.
+    const { promise: asked, resolve } = deferred<PduOf<"r2t">>();
+    holding.submit(large, { pointer, onR2t: resolve });
+    const r2t = await within(asked, "an R2T");
+    for (let count = 0; count < 4; count += 1) broken.submit(large, { pointer, onR2t: () => undefined });
+    // What answers a command has taken those before it.
+    await broken.execute({ opcode: Io.flush, nsid: Ns.ram4k });
+    const waiting = [2, 3, 4].map(
+      (seed) => behind.submit(large, { send: pattern(1 << 20, seed), inCapsule: false }).result,
+    );
+    await behind.execute({ opcode: Io.flush, nsid: Ns.ram4k });
+    broken.wire.pause(); // it does not see that it is told to close
+    await broken.wire.sendAlone(commonHeader(PduType.capsuleCmd, 0, 8, 0, 8));
+    await holding.execute({ opcode: Io.flush, nsid: Ns.ram4k });
+    holding.sendRequested(r2t, pattern(1 << 20, 1));
+    for (const { status } of await within(Promise.all(waiting), "the writes behind", 20_000)) {
+      assert.equal(status, 0);
+    }
+    controller.close();
+  });
 });
 
 suite("hostile load", () => {

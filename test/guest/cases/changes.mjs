@@ -1,6 +1,6 @@
 // What changes while a host is connected: sizes, namespaces, the controller itself, the connection.
 import assert from "node:assert/strict";
-import { file, NQN, offer, oneDisk, ram, subsystem } from "../harness/config.mjs";
+import { file, NQN, OTHER_NQN, offer, oneDisk, ram, subsystem } from "../harness/config.mjs";
 import { fioCommand, fioResult } from "../harness/fio.mjs";
 
 export function changeCases(suite) {
@@ -136,6 +136,42 @@ export function changeCases(suite) {
       const { status, stdout, stderr } = await load.done;
       assert.equal(status, 0, stdout + stderr);
       assert.ok(fioResult(stdout).writes > 0);
+    },
+  );
+
+  // Both share what one host may have of the memory, and far more is asked for at once.
+  suite.case(
+    "a controller that is reset under bursts holds up no other one when memory is short",
+    {
+      config: (directory) =>
+        offer(
+          {
+            disk: subsystem([ram(64, 4096)]),
+            other: subsystem([file(`${directory}/disk`, 64, 4096)], { nqn: OTHER_NQN }),
+          },
+          { limits: { memory: "4MiB" } },
+        ),
+      allow: [/resetting controller|no usable path - requeuing|failed to send request|callbacks suppressed/],
+    },
+    async ({ host }) => {
+      const bursts = { bsrange: "4k-1m", iodepth: 64, iodepth_batch: 64, time_based: 1, runtime: 4 };
+      const steady = await host.attach(NQN, { queues: 2 });
+      const controller = await host.connect(OTHER_NQN, { queues: 2 });
+      const disturbed = await host.device(OTHER_NQN);
+      // A request that takes longer is a line of trouble in the kernel's log.
+      await host.run("for limit in /sys/block/nvme*/queue/io_timeout; do echo 10000 >$limit; done");
+      const loads = [steady, disturbed].map((device) =>
+        host.start(fioCommand(device, { rw: "randrw", size: "60m", ...bursts }), { deadlineS: 120 }),
+      );
+      for (let round = 0; round < 2; round++) {
+        await host.run(`sleep 1; nvme reset /dev/${controller}`);
+        await host.waitLive(controller);
+      }
+      for (const load of loads) {
+        const { status, stdout, stderr } = await load.done;
+        assert.equal(status, 0, stdout + stderr);
+        assert.ok(fioResult(stdout).writes > 0);
+      }
     },
   );
 

@@ -25,10 +25,10 @@ export function subsystem(devices, { nqn = NQN, hosts = "any" } = {}) {
 /**
  * What a target offers: subsystems by name. A case changes this object and applies it again.
  * @param {Record<string, ReturnType<typeof subsystem>>} subsystems
- * @param {{six?: boolean}} [options]  `six`: over IPv6 as well
+ * @param {{six?: boolean, limits?: object, parts?: Record<string, object>}} [options]  `six`: over IPv6 as well; `parts`: devices of which others are made
  */
-export function offer(subsystems, { six = false } = {}) {
-  return { subsystems, six };
+export function offer(subsystems, { six = false, limits = {}, parts = {} } = {}) {
+  return { subsystems, six, limits, parts };
 }
 
 /** The most common offer: one subsystem, one namespace. */
@@ -38,10 +38,10 @@ export function oneDisk(device, options) {
 
 /** The file's content for an offer: JSON, which is YAML. */
 export function renderConfig(
-  { subsystems, six },
+  { subsystems, six, limits, parts },
   { address, advertise, addressSix, advertiseSix, port, discoveryPort, stateDirectory, rpcSocket },
 ) {
-  const devices = {};
+  const devices = { ...parts };
   const rendered = {};
   for (const [name, { nqn, hosts, namespaces }] of Object.entries(subsystems)) {
     rendered[name] = { nqn, hosts, namespaces: [] };
@@ -61,6 +61,7 @@ export function renderConfig(
       ],
       state: stateDirectory,
       sockets: { rpc: rpcSocket },
+      limits,
       devices,
       subsystems: rendered,
     },

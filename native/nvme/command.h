@@ -119,6 +119,7 @@ struct Command : public reactor::BufferWaiter {
     bool abort_requested = false;
     bool executing = false;                 // handed to a handler, not completed yet
     bool again = false;                     // a process before this one may have executed part of it
+    bool waits_to_send = false;             // for room in the transmit queue
     bool waits_for_partner = false;         // half of a fused pair: ready, the other half is not
     std::uint16_t pair_status = 0;          // half of a fused pair: how it must end because of its partner
     std::uint16_t error_location = 0xFFFF;  // Parameter Error Location, for the error log

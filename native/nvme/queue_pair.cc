@@ -200,6 +200,7 @@ Command* QueuePair::take_slot() {
     command.abort_requested = false;
     command.executing = false;
     command.again = false;
+    command.waits_to_send = false;
     command.waits_for_partner = false;
     command.pair_status = 0;
     command.error_location = 0xFFFF;

@@ -131,12 +131,10 @@ void TcpConnection::respond(nvme::Command& command) {
 }
 
 void TcpConnection::append_waiting(nvme::Command& command) {
-    // With several requests outstanding, data of one may come while the next still waits here.
-    for (const nvme::Command* waiting = waiting_first_; waiting != nullptr; waiting = waiting->next) {
-        if (waiting == &command) {
-            return;
-        }
+    if (command.waits_to_send) {
+        return;  // data of one request has come while the next one still waits here
     }
+    command.waits_to_send = true;
     command.next = nullptr;
     if (waiting_last_ != nullptr) {
         waiting_last_->next = &command;
@@ -155,6 +153,7 @@ void TcpConnection::serve_waiting() {
             waiting_last_ = nullptr;
         }
         command->next = nullptr;
+        command->waits_to_send = false;
         const bool receiving = command->record->state == nvme::CommandState::receiving;
         if (after_error) {
             if (!receiving) {

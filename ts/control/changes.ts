@@ -80,6 +80,7 @@ export class Changes {
   private readonly holds: () => Promise<void>;
   private queue: Promise<unknown> = Promise.resolve();
   private retry: NodeJS.Timeout | null = null;
+  private begun = false;
   private stopping = false;
 
   constructor(
@@ -224,6 +225,12 @@ export class Changes {
     }
   }
 
+  /** The start has brought everything up: from now on devices that change by themselves are looked at. */
+  begin(): void {
+    this.begun = true;
+    this.lookAgain();
+  }
+
   /** While something waits, it is tried again; otherwise there is no timer. */
   scheduleRetry(afterMs: number = retryMs): void {
     const behind =
@@ -246,6 +253,7 @@ export class Changes {
 
   /** A device has changed by itself: what waited for it is tried at once; what it is now is recorded. */
   lookAgain(): void {
+    if (!this.begun) return; // the start looks at every device itself, and not in turn
     this.scheduleRetry(0);
     this.inTurn(() => this.rememberMedia()).catch((error: unknown) =>
       this.parts.log.debug({}, toKeelError(error).message),

@@ -141,7 +141,7 @@ export class Server {
     await this.jobs.resume(
       this.reconciler.actual.devices.filter(({ kind }) => kind === "migration").map(({ name }) => name),
     );
-    this.changes.scheduleRetry();
+    this.changes.begin();
   }
 
   private reportAdoption(takeover: Takeover, adoption: Adoption): void {

@@ -1,5 +1,4 @@
-// Benchmarks: npm run bench -- [word …] [--seconds N] [--reps N] [--subjects a,b] [--json FILE] [--file PATH]
-//                              [--patience N] [--realtime] [--idle] [--pause] [--volumes] [--list]
+// Benchmarks: npm run bench (`usage` below).
 //
 // Cases whose name contains every word are measured (cases.mjs), each against all subjects (subjects.mjs), interleaved:
 // one repetition of each subject in turn, each with a server of its own. CPU time is that of the server's whole process
@@ -25,7 +24,21 @@ const foreignShareMax = 0.06;
 const warmupSeconds = 1;
 const clientDeadlineMs = 120_000;
 
-const { values: options, positionals: words } = parseArgs({
+const usage = `npm run bench -- [word …] [--seconds N] [--reps N] [--subjects a,b] [--json FILE] [--file PATH]
+                 [--patience N] [--realtime] [--idle] [--pause] [--volumes] [--list]
+
+Measures the cases whose name contains every word; --list prints them. More in bench/README.md.`;
+
+function parsed(config) {
+  try {
+    return parseArgs(config);
+  } catch (error) {
+    console.error(`${error.message.split(". ")[0]}\n\n${usage}`);
+    process.exit(2);
+  }
+}
+
+const { values: options, positionals: words } = parsed({
   allowPositionals: true,
   options: {
     seconds: { type: "string", default: "3" },
@@ -40,9 +53,15 @@ const { values: options, positionals: words } = parseArgs({
     volumes: { type: "boolean", default: false },
     repetitions: { type: "string" },
     list: { type: "boolean", default: false },
+    help: { type: "boolean", short: "h", default: false },
     "no-build": { type: "boolean", default: false },
   },
 });
+
+if (options.help) {
+  console.log(usage);
+  process.exit(0);
+}
 
 options.repetitions ??= options.reps ?? "50";
 options.reps ??= "3";

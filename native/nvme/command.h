@@ -128,6 +128,7 @@ struct Command : public reactor::BufferWaiter {
     Command* partner = nullptr;             // the other half of a fused pair
     Command* next = nullptr;                // in whatever list the command waits
     std::uint64_t received_at = 0;          // monotonic ns, for latency
+    std::uint64_t requested_at = 0;         // monotonic ns: when the host was asked for the data
     std::uint32_t children = 0;             // block requests in flight for this command
     std::uint32_t step = 0;                 // of handlers with several steps
     CommandRequest request;

@@ -209,6 +209,7 @@ Command* QueuePair::take_slot() {
     command.partner = nullptr;
     command.next = nullptr;
     command.received_at = reactor_.now();
+    command.requested_at = 0;
     command.children = 0;
     command.step = 0;
     command.after_done = nullptr;

@@ -4,6 +4,7 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -197,11 +198,25 @@ void TcpConnection::progress_check() {
     if (!record_.queue.connect_done) {
         consider(opened_at_, around_.options.connect_timeout, "no Connect in time");
     }
+    const base::Nanoseconds timeout = around_.options.transfer_timeout;
     if (!stalled_ && host_owes_bytes()) {
-        consider(last_received_at_, around_.options.transfer_timeout, "the host owes data and sends none");
+        consider(last_received_at_, timeout, "the host owes data and sends none");
+        constexpr const char* slow = "the host sends its data too slowly";
+        const ReceiveState& state = record_.receive.current();
+        if (const std::uint64_t end = state.consumed + state.remaining; end != pdu_end_) {
+            pdu_end_ = end;
+            pdu_since_ = now;
+        }
+        if (state.remaining != 0 || received_ != state.consumed) {
+            consider(std::max(pdu_since_, reads_since_), slow_transfers * timeout, slow);
+        }
+        if (requests_open_ != 0) {
+            consider(std::max(oldest_request(), reads_since_), slow_transfers * timeout, slow);
+        }
     }
     if (send_armed_) {
-        consider(last_sent_at_, around_.options.transfer_timeout, "the host takes no bytes");
+        consider(last_sent_at_, timeout, "the host takes no bytes");
+        consider(send_goal_since_, slow_transfers * timeout, "the host takes its data too slowly");
     }
     if (deadline == reactor::no_deadline) {
         return;
@@ -211,6 +226,17 @@ void TcpConnection::progress_check() {
         return;
     }
     progress_.start(deadline);
+}
+
+// When the host was asked for the data that it owes longest; there is such.
+base::Nanoseconds TcpConnection::oldest_request() {
+    base::Nanoseconds oldest = around_.reactor.now();
+    for (const nvme::Command& command : queue_.commands()) {
+        if (command.record->state == nvme::CommandState::receiving && command.requested_at != 0) {
+            oldest = std::min<base::Nanoseconds>(oldest, command.requested_at);
+        }
+    }
+    return oldest;
 }
 
 void TcpConnection::record_flight(wire::PduType type, std::uint16_t cid, std::uint8_t opcode,

@@ -42,9 +42,12 @@ struct TcpOptions {
     DigestPolicies digests;                                 // of connections that no listener knows
     base::Nanoseconds connect_timeout = 10 * base::second;  // until the Connect command was accepted
     base::Nanoseconds transfer_timeout =
-        30 * base::second;  // without progress while the host owes bytes, or takes none
+        30 * base::second;  // without progress while the host owes bytes, or takes none; see slow_transfers
     base::Nanoseconds close_timeout = 2 * base::second;  // for a termination request to be read
 };
+
+// A transfer that makes some progress all the time ends within this many times transfer_timeout.
+inline constexpr base::Nanoseconds slow_transfers = 4;
 
 // The connection's slots in the arena.
 struct TcpSlots {
@@ -204,6 +207,7 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     void keep_receiving_buffer();
     void finish_ending();
     void progress_check();
+    base::Nanoseconds oldest_request();
     void watch_progress();
 
     // tcp_recovery.cc
@@ -263,6 +267,11 @@ class TcpConnection final : public nvme::Connection, private reactor::BufferWait
     reactor::MemberTimer<&TcpConnection::progress_check> progress_;
     base::Nanoseconds last_received_at_ = 0;
     base::Nanoseconds last_sent_at_ = 0;
+    base::Nanoseconds reads_since_ = 0;  // it was stalled before
+    std::uint64_t pdu_end_ = 0;          // of the PDU that was last seen incomplete: stream offset, and when
+    base::Nanoseconds pdu_since_ = 0;
+    std::uint64_t send_goal_ = 0;  // stream offset that was queued when a send began, and when
+    base::Nanoseconds send_goal_since_ = 0;
     base::Nanoseconds opened_at_ = 0;
     bool draining_ = false;       // ends when the transmit queue is empty
     bool end_requested_ = false;  // ends at the end of this iteration

@@ -362,6 +362,7 @@ void TcpConnection::go_on_receiving(nvme::Command& command) {
         return;
     }
     EK_CRASH_POINT("tcp.receive.buffer");
+    command.requested_at = around_.reactor.now();
     if (requests_open_++ == 0) {
         last_received_at_ = around_.reactor.now();  // until now the host owed nothing
     }
@@ -572,7 +573,7 @@ TcpConnection::Step TcpConnection::end_without_word(const char* reason) {
 // Memory for the capsule at `consumed` may be there now.
 void TcpConnection::buffer_available() {
     stalled_ = false;
-    last_received_at_ = around_.reactor.now();  // the host waited for us
+    last_received_at_ = reads_since_ = around_.reactor.now();  // the host waited for us
     if (!ending_) {
         parse();
     }

@@ -223,6 +223,7 @@ void TcpConnection::resume_receiving(nvme::Command& command, const ReceiveState&
         return;
     }
     ++requests_open_;
+    command.requested_at = around_.reactor.now();
     if (!being_received) {
         request_data(command);
     }

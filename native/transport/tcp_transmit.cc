@@ -358,6 +358,10 @@ void TcpConnection::flush() {
     send_armed_ = true;
     last_sent_at_ =
         around_.reactor.now();  // the host's time begins now, however long there was nothing to send
+    if (sent_position_ >= send_goal_) {
+        send_goal_ = queued_end_;
+        send_goal_since_ = last_sent_at_;
+    }
     around_.reactor.kernel().send(socket_, send_message_, MSG_NOSIGNAL, send_operation_);
     watch_progress();
 }

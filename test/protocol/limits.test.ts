@@ -129,6 +129,74 @@ suite("time limits", () => {
   });
 });
 
+// Each of them makes some progress within transfer_timeout, and none of them comes to an end.
+suite("hosts that are slow on purpose", { concurrency: true }, () => {
+  let server: Server;
+  before(async () => {
+    server = await Server.make((directory) =>
+      standardConfig(directory, { limits: { connect_timeout: "1s", transfer_timeout: "2s" } }),
+    );
+  });
+  after(async () => {
+    const slow = await ends("the host sends its data too slowly");
+    await server.stop();
+    assert.equal(slow, 2);
+  });
+
+  const ends = async (reason: string): Promise<number> => {
+    const { disconnects } = (await server.rpc("keel.status")) as {
+      disconnects: { [reason: string]: number };
+    };
+    return disconnects[reason] ?? 0;
+  };
+
+  for (const [what, pduBytes, pieceBytes] of [
+    ["one PDU of its data", 65536, 64],
+    ["its data in many PDUs", 64, 24 + 64],
+  ] as const) {
+    test(`a host that sends ${what} a little at a time is closed`, async () => {
+      const controller = await connect(server);
+      const queue = await controller.openQueue(1);
+      const data = pattern(65536);
+      const start = performance.now();
+      let timer: NodeJS.Timeout | undefined;
+      const onR2t = (r2t: PduOf<"r2t">): void => {
+        const bytes = Buffer.concat(queue.answers(r2t, data, pduBytes));
+        let at = 0;
+        timer = setInterval(() => {
+          if (!queue.wire.ended) queue.wire.send(bytes.subarray(at, at + pieceBytes));
+          at += pieceBytes;
+        }, 50);
+      };
+      const fields = { opcode: Io.write, nsid: Ns.ram4k, ...blockRange(0n, 16) };
+      queue.submit(fields, { send: data, inCapsule: false, onR2t });
+      await queue.wire.closed(30_000);
+      clearInterval(timer);
+      const waited = performance.now() - start;
+      assert.ok(waited > 6000, `after ${waited.toFixed(0)} ms`);
+      controller.close();
+    });
+  }
+
+  test("a host that takes its data a little at a time is closed", async () => {
+    const controller = await connect(server);
+    const queue = await controller.openQueue(1, 128);
+    queue.wire.pause();
+    const fields = { opcode: Io.read, nsid: Ns.zero, ...blockRange(0n, 256) };
+    for (let count = 0; count < 100; count += 1) {
+      queue.submit(fields, { receive: 1 << 20 }).result.catch(() => undefined);
+    }
+    const timer = setInterval(() => {
+      queue.wire.resume();
+      setImmediate(() => queue.wire.pause());
+    }, 800);
+    const reason = "the host takes its data too slowly";
+    await until(async () => (await ends(reason)) === 1 || null, "the connection to be closed", 30_000);
+    clearInterval(timer);
+    controller.close();
+  });
+});
+
 suite("connection limits", () => {
   let server: Server;
   const [total, perHost] = [40, 8];

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -23,6 +24,25 @@ constexpr std::uint32_t largest = limits::data_block_bytes_max;
 // Memory that nobody touches.
 std::span<std::byte> addresses(std::uint64_t bytes) {
     return {reinterpret_cast<std::byte*>(std::uintptr_t{1} << 32), static_cast<std::size_t>(bytes)};
+}
+
+using Held = std::vector<std::pair<HostBuffers*, std::uint64_t>>;
+
+// Takes all of the common pool, half for each host.
+Held exhaust_common(HostBuffers& one, HostBuffers& other) {
+    Held held;
+    for (HostBuffers* const host : {&one, &other}) {
+        while (const auto offset = host->allocate(largest / 2)) {
+            held.emplace_back(host, *offset);
+        }
+    }
+    return held;
+}
+
+void give_back(const Held& held) {
+    for (const auto& [host, offset] : held) {
+        host->release(offset, largest / 2);
+    }
 }
 
 }  // namespace
@@ -54,12 +74,7 @@ TEST_CASE("data buffers: a sixteenth is the reserve, and offsets go through both
 TEST_CASE("data buffers: what lies in the stream is served while the common pool is exhausted") {
     DataBuffers memory(addresses(4ull << 20));
     HostBuffers one(memory), other(memory);
-    std::vector<std::pair<HostBuffers*, std::uint64_t>> held;
-    for (HostBuffers* const host : {&one, &other}) {
-        while (const auto offset = host->allocate(largest / 2)) {
-            held.emplace_back(host, *offset);
-        }
-    }
+    const Held held = exhaust_common(one, other);
     CHECK(memory.common().bytes_in_use() == memory.common().bytes_total());
     CHECK(!one.allocate(page));
     const auto offset = one.allocate_for_stream(65536);
@@ -67,9 +82,7 @@ TEST_CASE("data buffers: what lies in the stream is served while the common pool
     CHECK(&memory.pool_of(*offset) == &memory.reserve());
     CHECK(one.bytes_held() == memory.common().bytes_total() / 2 + 65536);
     one.release(*offset, 65536);
-    for (const auto& [host, taken] : held) {
-        host->release(taken, largest / 2);
-    }
+    give_back(held);
     CHECK(one.allocate_for_stream(page) < memory.common().bytes_total());  // the common pool comes first
     one.release(0, page);
     CHECK(memory.bytes_in_use() == 0);
@@ -103,6 +116,13 @@ struct Stalled {
     std::optional<std::uint64_t> offset;
 };
 
+void stall(HostBuffers& host, int count, std::deque<Stalled>& connections) {
+    for (; count != 0; --count) {
+        connections.emplace_back(host).ask();
+        CHECK(!connections.back().offset);
+    }
+}
+
 }  // namespace
 
 TEST_CASE("data buffers: one host leaves a part of the smallest reserve to the others") {
@@ -124,19 +144,11 @@ TEST_CASE("data buffers: a connection gets what either pool has, whoever holds t
     for (const bool common_first : {true, false}) {
         DataBuffers memory(addresses(4ull << 20));
         HostBuffers one(memory), other(memory);
-        std::vector<std::pair<HostBuffers*, std::uint64_t>> held;
-        for (HostBuffers* const host : {&one, &other}) {
-            while (const auto offset = host->allocate(largest / 2)) {
-                held.emplace_back(host, *offset);
-            }
-        }
+        Held held = exhaust_common(one, other);
         const auto of_reserve = one.allocate_for_stream(largest);
         REQUIRE(of_reserve);
         std::deque<Stalled> connections;
-        for (int number = 0; number < 3; ++number) {
-            connections.emplace_back(one).ask();
-            CHECK(!connections.back().offset);
-        }
+        stall(one, 3, connections);
         if (common_first) {
             one.release(held.front().second, largest / 2);
         } else {
@@ -154,9 +166,7 @@ TEST_CASE("data buffers: a connection gets what either pool has, whoever holds t
             held.erase(held.begin());
             one.release(*of_reserve, largest);
         }
-        for (const auto& [host, taken] : held) {
-            host->release(taken, largest / 2);
-        }
+        give_back(held);
         CHECK(memory.bytes_in_use() == 0);
     }
 }
@@ -164,23 +174,13 @@ TEST_CASE("data buffers: a connection gets what either pool has, whoever holds t
 TEST_CASE("data buffers: connections that wait at their host's bound of the reserve all get their turn") {
     DataBuffers memory(addresses(4ull << 20));
     HostBuffers one(memory), other(memory);
-    std::vector<std::pair<HostBuffers*, std::uint64_t>> held;
-    for (HostBuffers* const host : {&one, &other}) {
-        while (const auto offset = host->allocate(largest / 2)) {
-            held.emplace_back(host, *offset);
-        }
-    }
+    const Held held = exhaust_common(one, other);
     const auto of_reserve = one.allocate_for_stream(largest);
     REQUIRE(of_reserve);
     std::deque<Stalled> connections;
-    for (int number = 0; number < 5; ++number) {
-        connections.emplace_back(one).ask();
-        CHECK(!connections.back().offset);
-    }
+    stall(one, 5, connections);
     // They get theirs from the common pool, so nothing will ever come back to the reserve again.
-    for (const auto& [host, taken] : held) {
-        host->release(taken, largest / 2);
-    }
+    give_back(held);
     one.release(*of_reserve, largest);
     for (std::size_t round = 0; round < connections.size(); ++round) {
         memory.serve_waiters();
